@@ -1,0 +1,3 @@
+//! The data plane of one worker.
+
+pub mod table;
