@@ -270,17 +270,31 @@ pub enum Output {
         /// The packet.
         bytes: Range<usize>,
     },
-    /// Let a shard seal this IP packet: only a shard may count.
+    /// Let a shard seal an IP packet or open a data packet that came over the ring: only a shard may count.
     Reinject {
         /// Which shard.
         shard: ShardId,
-        /// The packet; the driver gives it headroom.
+        /// What to do with it.
+        action: Reinject,
+        /// The packet; the pump gives it headroom.
         bytes: Range<usize>,
     },
     /// A change of the shards' tables.
     Table(TableUpdate),
     /// Something that the daemon logs, stores or shows.
     Event(Event),
+}
+
+/// What a shard does with a reinjected packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reinject {
+    /// Seal this IP packet.
+    Seal,
+    /// Open this data packet, which came by a routed path.
+    Open {
+        /// The routed path.
+        from: Path,
+    },
 }
 
 pub use crate::events::{Command, Event};
