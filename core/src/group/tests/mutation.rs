@@ -1,9 +1,11 @@
 //! Certificates that somebody tampered with.
 
+use ed25519_dalek::pkcs8::DecodePrivateKey;
+use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 
 use crate::group::fixture::{NOW, authority, node};
-use crate::group::{CaCertificate, Certificate, Profile, Trust};
+use crate::group::{Authority, CaCertificate, Certificate, CertificateError, Profile, Trust};
 use crate::rng::Rng;
 use crate::shard::table::Prefix;
 use crate::time::UnixTime;
@@ -85,6 +87,59 @@ fn a_second_encoding_of_the_same_certificate_is_refused() {
     }
     assert_eq!(carry, 0);
     assert!(trust.verify(&malleable, NOW).is_err());
+}
+
+/// The certificate with these signed bytes, signed by the CA: what a CA with a sloppy encoder would issue.
+fn signed_by_the_ca(authority: &Authority, tbs: &[u8]) -> Vec<u8> {
+    let key = SigningKey::from_pkcs8_pem(&authority.to_parts().key_pem).unwrap();
+    let tail = [&[0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 65, 0], key.sign(tbs).to_bytes().as_slice()].concat();
+    let len = ((tbs.len() + tail.len()) as u16).to_be_bytes();
+    [&[0x30, 0x82, len[0], len[1]], tbs, &tail].concat()
+}
+
+/// `tbs` with `from` replaced by the longer `to`, and the lengths at `lengths` and of the whole corrected.
+fn grown(tbs: &[u8], from: &[u8], to: &[u8], lengths: &[&[u8]]) -> Vec<u8> {
+    let more = to.len() - from.len();
+    let find = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).position(|window| window == part).unwrap();
+    let at = find(tbs, from);
+    let mut out = [&tbs[..at], to, &tbs[at + from.len()..]].concat();
+    for part in lengths {
+        let at = find(&out, part);
+        out[at + part.len() - 1] += more as u8;
+    }
+    assert_eq!(&out[..2], [0x30, 0x82]);
+    let len = (out.len() - 4) as u16;
+    out[2..4].copy_from_slice(&len.to_be_bytes());
+    out
+}
+
+#[test]
+fn sloppy_encodings_are_refused_even_when_the_ca_signed_them() {
+    let (authority, mut rng) = authority();
+    let (_, certificate) = node(&authority, "db1", &mut rng);
+    let trust = authority.trust();
+    let tbs = certificate.signed();
+    assert_eq!(trust.verify(&signed_by_the_ca(&authority, tbs), NOW), Ok(certificate.clone()), "the control");
+
+    // GeneralizedTime for a year before 2050 (RFC 5280 section 4.1.2.5).
+    let late_form = grown(tbs, b"\x17\x0d261222080823Z", b"\x18\x0f20261222080823Z", &[b"\x30\x1e"]);
+    let refused = trust.verify(&signed_by_the_ca(&authority, &late_form), NOW);
+    assert!(matches!(refused, Err(CertificateError::Malformed(_))), "{refused:?}");
+
+    // A default value that is written out (X.690 section 11.5): `critical` FALSE of the roles.
+    let at = tbs.windows(3).rposition(|window| window == [2, 1, 1]).unwrap();
+    let start = tbs[..at].iter().rposition(|byte| *byte == 0x30).unwrap();
+    let plain = tbs[start..at + 3].to_vec();
+    let oid_len = usize::from(plain[3]);
+    let mut explicit = [&plain[..4 + oid_len], &[1, 1, 0], &plain[4 + oid_len..]].concat();
+    explicit[1] += 3;
+    let mut written_out = grown(tbs, &plain, &explicit, &[]);
+    // The lengths around all extensions, of [3] and of the SEQUENCE, are in the form of one further byte.
+    let outer = written_out.windows(2).position(|window| window == [0xa3, 0x81]).unwrap();
+    written_out[outer + 2] += 3;
+    written_out[outer + 5] += 3;
+    let refused = trust.verify(&signed_by_the_ca(&authority, &written_out), NOW);
+    assert!(matches!(refused, Err(CertificateError::Malformed(_))), "{refused:?}");
 }
 
 proptest! {
