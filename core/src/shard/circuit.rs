@@ -61,7 +61,7 @@ impl Bucket {
     pub(super) fn take(&mut self, amount: u64, now: Instant) -> Result<(), DropReason> {
         let elapsed = now.as_micros().saturating_sub(self.filled.as_micros());
         self.filled = self.filled.max(now);
-        self.level = (self.level + u128::from(elapsed) * u128::from(self.rate)).min(u128::from(self.rate) * MILLION);
+        self.level = self.level.saturating_add(u128::from(elapsed) * u128::from(self.rate)).min(u128::from(self.rate) * MILLION);
         let cost = u128::from(amount) * MILLION;
         self.level = self.level.checked_sub(cost).ok_or(DropReason::RateLimited)?;
         Ok(())

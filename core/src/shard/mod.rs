@@ -103,9 +103,7 @@ impl ShardSettings {
 pub fn owner(datagram: &[u8], workers: NonZeroU8) -> Option<ShardId> {
     let &[first, i0, i1, i2, ..] = datagram else { return None };
     match classify(first)? {
-        DatagramType::Data | DatagramType::Relay => {
-            Some(ShardId((u32::from_be_bytes([0, i0, i1, i2]) % u32::from(workers.get())) as u8))
-        }
+        DatagramType::Data | DatagramType::Relay => Some(ShardId((u32::from_be_bytes([0, i0, i1, i2]) % u32::from(workers.get())) as u8)),
         DatagramType::Handshake | DatagramType::Control => None,
     }
 }

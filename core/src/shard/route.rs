@@ -217,7 +217,8 @@ impl Local {
     /// Whether a packet from the host for `address` is for the node itself. Networks that the host routes for others do not count, only its own addresses.
     #[inline]
     pub(super) fn serves(&self, address: IpAddr) -> bool {
-        self.service.iter().any(|prefix| prefix.contains(address)) || self.host.iter().any(|prefix| prefix.is_host() && prefix.address == address)
+        self.service.iter().any(|prefix| prefix.contains(address))
+            || self.host.iter().any(|prefix| prefix.is_host() && prefix.address == address)
     }
 }
 

@@ -235,8 +235,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn v4_udp(payload: &[u8], traffic_class: u8) -> Vec<u8> {
-        let mut header =
-            Ipv4Header::new((payload.len() + 8) as u16, 64, IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2]).expect("it is short");
+        let mut header = Ipv4Header::new((payload.len() + 8) as u16, 64, IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2]).expect("it is short");
         header.dscp = (traffic_class >> 2).try_into().expect("6 bits");
         header.ecn = (traffic_class & 3).try_into().expect("2 bits");
         let mut packet = Vec::new();

@@ -112,7 +112,8 @@ fn keys(n: u8, swapped: bool) -> DataKeys {
 
 /// Installs and promotes session `n` between two hosts, on path 1 from each.
 fn connect(a: &mut Host, b: &mut Host, n: u8, cipher: Cipher, now: Instant) {
-    for (host, peer, swapped) in [(&mut *a, b.address, false), (&mut *b, a.address, true)] {
+    let (of_a, of_b) = (a.address, b.address);
+    for (host, peer, swapped) in [(a, of_b, false), (b, of_a, true)] {
         let install = Install {
             session: SessionId(u32::from(n)),
             peer: PeerId(7),

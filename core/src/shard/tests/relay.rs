@@ -66,7 +66,8 @@ fn a_circuit_carries_its_rate_and_repeating_the_update_refills_nothing() {
 #[test]
 fn unknown_circuits_are_shown_a_few_times_a_second_only() {
     let mut host = Host::new("10.0.0.3", 1);
-    let shown = |host: &mut Host, now| (0..100).filter(|_| host.open(path(1), &RELAYED, now).0.verdict == Verdict::Punt(Punt::NewCircuit)).count();
+    let shown =
+        |host: &mut Host, now| (0..100).filter(|_| host.open(path(1), &RELAYED, now).0.verdict == Verdict::Punt(Punt::NewCircuit)).count();
     assert_eq!(shown(&mut host, ms(1)), NEW_CIRCUIT_RATE as usize);
     assert_eq!(shown(&mut host, ms(1)), 0);
     assert_eq!(shown(&mut host, ms(10_000)), NEW_CIRCUIT_RATE as usize);
