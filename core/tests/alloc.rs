@@ -17,28 +17,32 @@ use annulus_core::time::Instant;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 struct Counting;
 
-fn count() {
-    // A thread that ends has no counter any more, and nothing of ours runs in it.
-    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+/// Counts `allocations` that change the memory in use by `bytes`.
+fn count(allocations: u64, bytes: i64) {
+    // A thread that ends has no counters any more, and nothing of ours runs in it.
+    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + allocations));
+    let _ = BYTES.try_with(|n| n.set(n.get() + bytes));
 }
 
-// SAFETY: every call goes to the system allocator unchanged; the counter is a constant-initialised cell without destructor and allocates nothing.
+// SAFETY: every call goes to the system allocator unchanged; the counters are constant-initialised cells without destructor and allocate nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(1, layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(0, -(layout.size() as i64));
         // SAFETY: the caller's contract is the same.
         unsafe { System.dealloc(at, layout) }
     }
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(1, size as i64 - layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -87,7 +91,7 @@ fn install(session: u32, peer: u32, swapped: bool, way: Path) -> TableUpdate {
         peer: PeerId(peer),
         remote_index: session,
         keys: if swapped { DataKeys { send: other, receive: one } } else { DataKeys { send: one, receive: other } },
-        cipher: if session % 2 == 0 { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 },
+        cipher: if session.is_multiple_of(2) { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 },
         way: Way { path: way, circuit: None, routed: false, mtu: 1400, rtt: None },
         rekey_at: Instant::from_secs(3_600),
     }))
@@ -128,6 +132,23 @@ fn received(slots: &mut [Slot], from: Path) {
 #[test]
 fn the_counter_counts() {
     assert_eq!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))), 1);
+}
+
+#[test]
+fn a_session_takes_less_than_8_kb_and_gives_it_back() {
+    let in_use = || BYTES.with(Cell::get);
+    let mut shard = shard(1, false);
+    let before = in_use();
+    for n in 1..=1_000 {
+        shard.apply(install(n, n, false, paths()[0]), Instant::ZERO);
+    }
+    let each = (in_use() - before) / 1_000;
+    assert!((4_096..8_192).contains(&each), "{each} bytes per session");
+    for n in 1..=1_000 {
+        shard.apply(TableUpdate::Remove(Removal::Peer(PeerId(n))), Instant::ZERO);
+    }
+    let each = (in_use() - before) / 1_000;
+    assert!(each < 64, "{each} bytes per removed session");
 }
 
 #[test]
@@ -205,7 +226,7 @@ fn refused_replayed_forged_and_punted_packets_allocate_nothing() {
             fill(&mut buf, &mut slots, 2, round);
             near.seal(&mut Batch { buf: &mut buf, slots: &mut slots }, now);
             received(&mut slots, path);
-            let from = if round % 2 == 0 { path } else { other };
+            let from = if round.is_multiple_of(2) { path } else { other };
             for (n, slot) in slots.iter_mut().enumerate() {
                 slot.from = from;
                 match n % 4 {
@@ -245,7 +266,7 @@ fn tables_beyond_their_bounds_allocate_nothing_for_packets_either() {
         // Between batches the tables go on changing.
         let prefix = Prefix::host(address(round + 100_000));
         near.apply(TableUpdate::Route { prefix, peer: PeerId(1) }, now);
-        let way = Way { path: if round % 2 == 0 { other } else { path }, circuit: None, routed: false, mtu: 1400, rtt: None };
+        let way = Way { path: if round.is_multiple_of(2) { other } else { path }, circuit: None, routed: false, mtu: 1400, rtt: None };
         near.apply(TableUpdate::SetPath { session: SessionId(round % peers), way, at_once: false }, now);
         far.apply(TableUpdate::Barrier(u64::from(round)), now);
         made += allocations(|| {

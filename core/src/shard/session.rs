@@ -51,6 +51,9 @@ pub(super) struct Sender {
     rekey_due: bool,
     id: u8,
     workers: u8,
+    /// The last counter that was sealed on each lane.
+    #[cfg(debug_assertions)]
+    sealed: [Option<u64>; LANES as usize],
 }
 
 impl Sender {
@@ -64,6 +67,8 @@ impl Sender {
             rekey_due: false,
             id,
             workers: settings.workers.get(),
+            #[cfg(debug_assertions)]
+            sealed: [None; LANES as usize],
         }
     }
 
@@ -130,13 +135,23 @@ impl Sender {
             return Err(Exhausted);
         }
         self.counters[usize::from(lane)] = counter + 1;
-        debug_assert!(self.counters[usize::from(lane)] > counter, "a nonce would repeat");
+        self.assert_unused(lane, counter);
         let due = counter + 1 >= REKEY_PACKETS && !self.rekey_due;
         if due {
             self.rekey_due = true;
             self.seal_until = self.seal_until.min(now + REKEY_GRACE);
         }
         Ok((counter, due))
+    }
+
+    /// A second account of what was sealed, in debug builds: a counter that steps back for whatever reason is caught before its nonce repeats.
+    #[inline]
+    fn assert_unused(&mut self, _lane: u8, _counter: u64) {
+        #[cfg(debug_assertions)]
+        {
+            let last = self.sealed[usize::from(_lane)].replace(_counter);
+            assert!(last < Some(_counter), "lane {_lane} would seal number {_counter} after {last:?}");
+        }
     }
 
     /// Ends sealing no later than it would by `rekey_at`.

@@ -151,6 +151,16 @@ fn installing_the_same_keys_again_goes_on_counting() {
     assert_eq!(a.seal(&a_to_b(1), ms(180_000)).0.verdict, Verdict::Drop(DropReason::KeyExhausted));
 }
 
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "would seal number 0 after Some(0)")]
+fn a_counter_that_steps_back_is_caught_in_debug_builds() {
+    let (mut a, _) = pair();
+    a.sent(&a_to_b(1), ms(1));
+    a.session(0, 16).sender.set_counter(0, 0);
+    a.seal(&a_to_b(1), ms(1));
+}
+
 /// Runs W shards of one node in one thread in an order drawn from `seed`, with rekeys, path moves and repeated installs; returns every datagram.
 fn run(workers: u8, seed: u8) -> Vec<Vec<u8>> {
     let mut rng = Rng::new([seed; 32]);
