@@ -158,11 +158,13 @@ pub enum DropReason {
     Expired,
     /// The driver could not send or write it.
     Driver,
+    /// Marked as having met congestion, and its sender understands no mark (RFC 6040).
+    Congested,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::UnknownType,
         Self::UnknownIndex,
@@ -186,6 +188,7 @@ impl DropReason {
         Self::TooBig,
         Self::Expired,
         Self::Driver,
+        Self::Congested,
     ];
 
     /// The counter's name in JSON and metrics.
@@ -215,6 +218,7 @@ impl DropReason {
             Self::TooBig => "too_big",
             Self::Expired => "expired",
             Self::Driver => "driver",
+            Self::Congested => "congested",
         }
     }
 }
