@@ -1,1 +1,3 @@
-//! placeholder
+//! What node binaries share.
+
+pub mod udp;
