@@ -4,7 +4,14 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod files;
+pub mod group_file;
 pub mod logs;
+pub mod pem;
+pub mod resolver;
 pub mod settings;
 pub mod signals;
+pub mod state;
+pub mod status;
+pub mod supervise;
