@@ -63,6 +63,10 @@ pub struct PeerStatus {
     pub user: String,
     /// Its virtual addresses as far as they are known.
     pub addresses: Vec<IpAddr>,
+    /// What the link is for in the overlay: `near`, `shortcut`, `leaf`, `on-demand`; empty when it only serves traffic.
+    pub roles: Vec<String>,
+    /// The cipher of the session.
+    pub cipher: String,
     /// The ways to it.
     pub paths: Vec<PathStatus>,
     /// Inner bytes received from it.
@@ -88,6 +92,8 @@ pub struct PathStatus {
     pub active: bool,
     /// Why it is used or not, in words.
     pub reason: String,
+    /// Largest inner packet in bytes that it carries.
+    pub mtu: u16,
 }
 
 /// Answer to `ping`.
