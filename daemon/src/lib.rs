@@ -1,4 +1,4 @@
-//! What the node binaries of Annulus share: settings, keys and state on disk, the control socket, logs, clocks, and the engine that a runtime drives.
+//! What the node binaries of Annulus share: settings, keys and state on disk, the control socket, logs, clocks, sockets, and the engine that a runtime drives.
 
 #![forbid(unsafe_code)]
 
@@ -8,11 +8,13 @@ pub mod control;
 pub mod exit;
 pub mod files;
 pub mod group_file;
+pub mod identity;
 pub mod logs;
-pub mod pem;
+pub mod preflight;
 pub mod resolver;
 pub mod settings;
 pub mod signals;
 pub mod state;
 pub mod status;
 pub mod supervise;
+pub mod udp;

@@ -1,0 +1,204 @@
+//! The fast TUN device: virtio headers, super-packets of up to 64 KB in both directions, one copy in and none out.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use annulus_core::batch::Slot;
+use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR};
+
+use crate::device::{Placer, no_room, open_device};
+use crate::merge::{Allowed, Merger};
+use crate::split::Split;
+use crate::{Sent, Tun, TunConfig, TunFeatures, TunStats, sys, virtio};
+
+/// Offload bits of `TUNSETOFFLOAD` (linux/if_tun.h).
+const TUN_F_CSUM: u32 = 0x01;
+const TUN_F_TSO4: u32 = 0x02;
+const TUN_F_TSO6: u32 = 0x04;
+const TUN_F_TSO_ECN: u32 = 0x08;
+const TUN_F_USO4: u32 = 0x20;
+const TUN_F_USO6: u32 = 0x40;
+
+/// What is tried in turn: everything (Linux 6.2), without UDP, checksums only, nothing.
+const OFFLOADS: [u32; 4] = [
+    TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6,
+    TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN,
+    TUN_F_CSUM,
+    0,
+];
+
+/// One super-packet with its virtio header.
+const STAGING_LEN: usize = virtio::LEN + 65_536;
+
+/// One queue of a TUN device with virtio headers.
+#[derive(Debug)]
+pub(crate) struct VnetTun {
+    file: File,
+    name: String,
+    mtu: u16,
+    offloads: u32,
+    multi_queue: bool,
+    /// What the device gave last; the kernel wants one buffer for all of it.
+    staging: Box<[u8]>,
+    /// How far what is in `staging` has been split; `None`: all of it.
+    pending: Option<(Split, usize)>,
+    merger: Merger,
+    stats: TunStats,
+}
+
+/// Opens all queues of a device.
+pub(crate) fn open(config: &TunConfig) -> io::Result<Vec<VnetTun>> {
+    let first = VnetTun::open(&config.name, config.mtu, config.queues > 1)?;
+    let mut queues = vec![first];
+    while queues.len() < usize::from(config.queues) {
+        let next = queues[0].open_queue()?;
+        queues.push(next);
+    }
+    Ok(queues)
+}
+
+impl VnetTun {
+    fn open(name: &str, mtu: u16, multi_queue: bool) -> io::Result<Self> {
+        let file = open_device().map_err(|error| io::Error::other(error.to_string()))?;
+        let queue_flag = if multi_queue { IFF_MULTI_QUEUE } else { 0 };
+        let name = sys::tun_attach(file.as_fd(), name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | queue_flag)?;
+        let mut offloads = 0;
+        for wanted in OFFLOADS {
+            match sys::tun_set_offload(file.as_fd(), wanted) {
+                Ok(()) => {
+                    offloads = wanted;
+                    break;
+                }
+                Err(error) => tracing::debug!(%error, wanted, "the kernel does not know these TUN offloads"),
+            }
+        }
+        Ok(Self {
+            file,
+            name,
+            mtu,
+            offloads,
+            multi_queue,
+            staging: vec![0; STAGING_LEN].into_boxed_slice(),
+            pending: None,
+            merger: Merger::new(),
+            stats: TunStats::default(),
+        })
+    }
+
+    /// Opens one more queue of the same device, which must have been opened for several.
+    fn open_queue(&self) -> io::Result<Self> {
+        Self::open(&self.name, self.mtu, true)
+    }
+
+    /// Hands out packets of what is in `staging`; whether all of it is out.
+    fn drain(&mut self, placer: &mut Placer<'_>) -> bool {
+        let Some((split, end)) = &mut self.pending else { return true };
+        let packet = &self.staging[virtio::LEN..*end];
+        let ecn = split.ecn(packet);
+        let longest = split.longest();
+        while !split.is_done() {
+            let Some(room) = placer.room(longest) else { return false };
+            let len = split.next(packet, room);
+            placer.placed(len, ecn);
+        }
+        self.pending = None;
+        true
+    }
+
+    /// Reads one packet into `staging`; whether there was one.
+    fn fill(&mut self) -> io::Result<bool> {
+        loop {
+            self.stats.reads += 1;
+            let end = match self.file.read(&mut self.staging) {
+                Ok(end) => end,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let (head, packet) = self.staging[..end.max(virtio::LEN)].split_at_mut(virtio::LEN);
+            let split = virtio::Header::parse(head).map(|header| Split::new(&header, packet));
+            if let Some(Ok(split)) = split {
+                self.pending = Some((split, end));
+                return Ok(true);
+            }
+            self.stats.malformed += 1;
+        }
+    }
+
+    const fn allowed(&self) -> Allowed {
+        Allowed { tcp: self.offloads & TUN_F_TSO4 != 0, udp: self.offloads & TUN_F_USO4 != 0 }
+    }
+}
+
+impl Tun for VnetTun {
+    fn recv(&mut self, buf: &mut [u8], slots: &mut [Slot]) -> io::Result<usize> {
+        let mut placer = Placer::new(buf, slots);
+        while self.drain(&mut placer) {
+            if placer.room(1).is_none() || !self.fill()? {
+                break;
+            }
+        }
+        if placer.count == 0 && self.pending.is_some() {
+            return Err(no_room());
+        }
+        self.stats.packets_in += placer.count as u64;
+        Ok(placer.count)
+    }
+
+    fn send(&mut self, buf: &[u8], slots: &[Slot]) -> io::Result<Sent> {
+        self.merger.plan(buf, slots, self.allowed());
+        let mut fatal = None;
+        let mut uso_refused = false;
+        let (file, stats) = (&mut self.file, &mut self.stats);
+        let (packets, dropped) = self.merger.write(buf, slots, |parts, count| {
+            stats.writes += 1;
+            match file.write_vectored(parts) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    if error.raw_os_error() == Some(libc::EBADFD) {
+                        fatal = Some(io::Error::from_raw_os_error(libc::EBADFD));
+                    }
+                    uso_refused |= count > 1 && error.kind() == io::ErrorKind::InvalidInput && parts[0][1] == virtio::GSO_UDP;
+                    Err(error)
+                }
+            }
+        });
+        if uso_refused {
+            // Not again: the kernel would refuse each of them.
+            tracing::debug!(name = self.name, "the kernel refused a UDP super-packet; UDP is no longer merged");
+            self.offloads &= !(TUN_F_USO4 | TUN_F_USO6);
+        }
+        self.stats.packets_out += packets as u64;
+        self.stats.dropped += dropped as u64;
+        fatal.map_or(Ok(Sent { packets, dropped }), Err)
+    }
+
+    fn features(&self) -> TunFeatures {
+        TunFeatures {
+            vnet: true,
+            tso: self.allowed().tcp,
+            uso: self.allowed().udp,
+            multi_queue: self.multi_queue,
+            backend: "vnet",
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn stats(&self) -> TunStats {
+        self.stats
+    }
+}
+
+impl AsRawFd for VnetTun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
