@@ -209,4 +209,4 @@ fn complete_checksum(header: &Header, packet: &mut [u8]) -> Result<(), Malformed
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

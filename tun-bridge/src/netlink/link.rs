@@ -20,6 +20,8 @@ pub struct Link {
     pub mtu: u32,
     /// Packets that wait for it at most.
     pub txqlen: u32,
+    /// Bytes of the largest super-packet; 0 if the kernel does not say.
+    pub gso_max_size: u32,
     /// Whether it is switched on.
     pub up: bool,
     /// Whether it leads back to the host.
@@ -82,6 +84,7 @@ fn read(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(length) => link.txqlen = length,
+            LinkAttribute::GsoMaxSize(size) => link.gso_max_size = size,
             LinkAttribute::Address(address) => link.hardware_address = address,
             _ => {}
         }
