@@ -4,6 +4,7 @@
 
 mod configuration;
 mod control;
+mod demo;
 mod hosts;
 mod output;
 mod ping;
@@ -47,6 +48,8 @@ enum Verb {
     Trace(ping::Trace),
     /// Show names and addresses of members, or write them to /etc/hosts
     Hosts(hosts::Hosts),
+    /// Build a small internet with a VPN on it, in namespaces of this machine, and measure it
+    Demo(demo::Demo),
     /// Run the daemon under systemd
     #[command(subcommand)]
     Service(service::Service),
@@ -81,6 +84,8 @@ impl Target {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
+    // Hosts of the demo start this program again.
+    annulus_lab::child_main();
     // clap ends the process itself for --help, --version and wrong use (exit code 2).
     let cli = Cli::parse();
     let output = Output::new(cli.json);
@@ -92,6 +97,7 @@ pub fn run() -> ExitCode {
         Verb::Ping(verb) => verb.run(&output),
         Verb::Trace(verb) => verb.run(&output),
         Verb::Hosts(verb) => verb.run(&output),
+        Verb::Demo(verb) => verb.run(&output),
         Verb::Service(verb) => verb.run(&output),
         Verb::Config(verb) => verb.run(&output),
         Verb::Version => version(&output),
@@ -128,7 +134,7 @@ mod tests {
 
     #[test]
     fn every_verb_takes_json() {
-        for line in ["up", "down", "status", "peers", "ping x", "trace x", "hosts", "service status", "config check", "version"] {
+        for line in ["up", "down", "status", "peers", "ping x", "trace x", "hosts", "demo --once", "service status", "config check", "version"] {
             assert!(parse(&format!("annulus {line} --json")).unwrap().json, "{line}");
             assert!(parse(&format!("annulus --json {line}")).unwrap().json, "{line}");
         }
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn wrong_use_ends_with_code_2() {
-        for line in ["annulus dance", "annulus ping", "annulus up --runtime java", "annulus ping x -c 0", "annulus up --workers 3", "annulus up --listen nowhere", "annulus up --wait soon"] {
+        for line in ["annulus dance", "annulus ping", "annulus up --runtime java", "annulus ping x -c 0", "annulus up --workers 3", "annulus up --listen nowhere", "annulus up --wait soon", "annulus demo --hosts 2"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

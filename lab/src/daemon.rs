@@ -82,16 +82,15 @@ impl Daemon {
     /// If that does not happen in time, or the daemon ends; with the end of its log.
     pub fn wait_for(&mut self, what: &str, patience: Duration, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
         let end = Instant::now() + patience;
-        let mut latest = String::new();
         loop {
             if let Some(ended) = self.process.try_wait()? {
                 bail!("the daemon has ended ({ended}) before it was {what}: {}", self.last_words());
             }
-            match self.status() {
+            let latest = match self.status() {
                 Ok(status) if wanted(&status) => return Ok(status),
-                Ok(status) => latest = serde_json::to_string(&status)?,
-                Err(error) => latest = error.to_string(),
-            }
+                Ok(status) => serde_json::to_string(&status)?,
+                Err(error) => error.to_string(),
+            };
             ensure!(Instant::now() < end, "the daemon is not {what} after {} s; its latest answer: {latest}; {}", patience.as_secs(), self.last_words());
             sleep(ASK_INTERVAL);
         }
