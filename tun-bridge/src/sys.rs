@@ -60,6 +60,12 @@ pub fn tun_set_offload(fd: BorrowedFd<'_>, offloads: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) }).map(drop)
 }
 
+/// The descriptor of a device of the `tun-tap` crate, which offers it as a number only.
+pub(crate) fn borrow_iface(iface: &tun_tap::Iface) -> BorrowedFd<'_> {
+    // SAFETY: the interface owns an open file for as long as it lives, and so for as long as it is borrowed here.
+    unsafe { BorrowedFd::borrow_raw(iface.as_raw_fd()) }
+}
+
 /// Sets an integer socket option.
 ///
 /// # Errors
