@@ -48,7 +48,13 @@ fn measure(backend: &str, seconds: &str) -> Result<()> {
             netlink.set_up("eth0", true)
         })?;
         let mut forwarder = command("/proc/self/exe")?;
-        forwarder.args(["forward", backend, &format!("10.9.0.{own}/24"), &format!("198.18.0.{own}:7000"), &format!("198.18.0.{other}:7000")]);
+        forwarder.args([
+            "forward",
+            backend,
+            &format!("10.9.0.{own}/24"),
+            &format!("198.18.0.{own}:7000"),
+            &format!("198.18.0.{other}:7000"),
+        ]);
         forwarders.push(host.spawn(forwarder)?);
     }
     let mut server = command("iperf3")?;
@@ -67,7 +73,8 @@ fn measure(backend: &str, seconds: &str) -> Result<()> {
         client.args(args).args(["-t", seconds, "-f", "m"]);
         let output = a.output(client).context("iperf3 is needed")?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let sums: Vec<&str> = text.lines().filter(|line| line.contains("receiver") && (!args.contains(&"-P4") || line.contains("SUM"))).collect();
+        let sums: Vec<&str> =
+            text.lines().filter(|line| line.contains("receiver") && (!args.contains(&"-P4") || line.contains("SUM"))).collect();
         ensure!(!sums.is_empty(), "{what}: {text} {}", String::from_utf8_lossy(&output.stderr));
         writeln!(stdout(), "{what:16} {}", sums.join("\n"))?;
         let cpu: Vec<String> = forwarders.iter().map(|process| cpu_ticks(process.id())).collect();

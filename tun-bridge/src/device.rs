@@ -186,8 +186,10 @@ pub(crate) fn open_device() -> Result<std::fs::File, Unavailable> {
             remedy: "load the kernel's tun module (modprobe tun), or in a container pass the device in (--device /dev/net/tun)".into(),
         },
         io::ErrorKind::PermissionDenied => {
-            let mode = std::fs::metadata(DEVICE_PATH)
-                .map_or_else(|_| "unknown mode".into(), |meta| format!("mode {:04o}, owner {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid()));
+            let mode = std::fs::metadata(DEVICE_PATH).map_or_else(
+                |_| "unknown mode".into(),
+                |meta| format!("mode {:04o}, owner {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            );
             Unavailable {
                 what: format!("{DEVICE_PATH} cannot be opened ({mode})"),
                 remedy: format!("make it accessible as udev does by default: chmod 0666 {DEVICE_PATH}"),

@@ -290,6 +290,7 @@ impl ReceiveRing {
             ecn: 0,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         };
+        #[allow(clippy::unnecessary_cast, reason = "the field has 32 bits with musl")]
         let bytes = &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(CONTROL_LEN)];
         parse_controls(bytes, |level, kind, data| match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => message.segment = number(data).filter(|size| *size > 0),
@@ -307,6 +308,7 @@ fn parse_controls(mut bytes: &[u8], mut each: impl FnMut(c_int, c_int, &[u8])) {
     while bytes.len() >= data_offset {
         // SAFETY: at least `data_offset` >= size_of::<cmsghdr>() initialised bytes are there; the read is unaligned; any bit pattern is valid.
         let header = unsafe { bytes.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+        #[allow(clippy::unnecessary_cast, reason = "the field has 32 bits with musl")]
         let length = header.cmsg_len as usize;
         if length < data_offset || length > bytes.len() {
             return;

@@ -214,7 +214,8 @@ fn state(netlink: &mut Netlink) -> Result<String> {
     // What the kernel invents by itself.
     addresses.retain(|address| address.global);
     addresses.sort();
-    let mut routes: Vec<_> = netlink.routes()?.into_iter().filter(|route| route.table == Route::MAIN && route.metric != Some(256)).collect();
+    let mut routes: Vec<_> =
+        netlink.routes()?.into_iter().filter(|route| route.table == Route::MAIN && route.metric != Some(256)).collect();
     routes.sort();
     Ok(format!("{links:?}\n{addresses:?}\n{routes:?}"))
 }
