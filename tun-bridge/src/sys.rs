@@ -329,7 +329,7 @@ fn number(data: &[u8]) -> Option<usize> {
     usize::try_from(c_int::from_ne_bytes(*data.first_chunk()?)).ok()
 }
 
-/// Sum of `bytes` as 16-bit words for the Internet checksum (RFC 1071), with the widest instructions that this CPU has; see [`crate::checksum`].
+/// Sum of `bytes` as 16-bit words for the Internet checksum (RFC 1071), with the widest instructions that this CPU has; see the `checksum` module.
 #[must_use]
 pub fn checksum_sum(bytes: &[u8], initial: u64) -> u64 {
     #[cfg(target_arch = "x86_64")]

@@ -208,7 +208,11 @@ fn taken_name() -> Result<()> {
 
 /// Everything that matters of a host, in comparable form.
 fn state(netlink: &mut Netlink) -> Result<String> {
-    let mut links: Vec<_> = netlink.links()?.into_iter().map(|link| (link.name, link.mtu, link.txqlen, link.up)).collect();
+    let mut links: Vec<_> = netlink
+        .links()?
+        .into_iter()
+        .map(|link| (link.name, link.mtu, link.txqlen, link.gso_max_size, link.address_mode, link.up))
+        .collect();
     links.sort();
     let mut addresses = netlink.addresses()?;
     // What the kernel invents by itself.
@@ -246,6 +250,7 @@ fn changes_are_undone() -> Result<()> {
         let there = netlink.existing_link("vpn0")?;
         ensure!(there.mtu == 1400 && there.up && there.gso_max_size == 45 * 1348 + 52, "{there:?}");
         let addresses: Vec<_> = netlink.addresses()?.into_iter().map(|address| address.cidr).collect();
+        ensure!(!addresses.iter().any(|address| address.to_string().starts_with("fe80")), "{addresses:?}");
         ensure!(addresses.contains(&cidr("10.77.0.1/24")) && addresses.contains(&cidr("fd77::1/64")), "{addresses:?}");
         let routes = netlink.routes()?;
         ensure!(routes.iter().any(|route| route.destination == cidr("10.88.0.0/16") && route.index == Some(index)));
