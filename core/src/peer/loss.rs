@@ -56,11 +56,6 @@ impl Loss {
         let cautious = self.cautious / SCALE as u16;
         NEEDED.iter().find(|(upto, _)| cautious <= *upto).map_or(MAX_PROBES, |&(_, probes)| probes)
     }
-
-    /// How many in a row make a path doubtful, so that another one that does answer takes over: a quarter of [`Self::needed`].
-    pub(super) fn doubt(&self) -> u8 {
-        self.needed() / 4
-    }
 }
 
 /// `from`, moved `1 / gain` of the way to `to` permille.

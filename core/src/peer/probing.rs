@@ -150,7 +150,9 @@ impl Peer {
     /// Even a path that is heard must answer a ping now and then: what we hear does not tell whether we are heard.
     fn proof_at(&self, now: Instant) -> Instant {
         let (cadence, active) = (self.cadence(now), self.active());
-        (active.answered + cadence.proof).max(active.pinged + cadence.quiet)
+        // Soon again if it is not answered; slowly when it is known to be deaf and there is nothing better.
+        let pause = if active.is_doubtful() { cadence.quiet } else { active.rtt.timeout() };
+        (active.answered + cadence.proof).max(active.pinged + pause)
     }
 
     /// Sends the probe that is due. `Some` when all of a series stayed unanswered and nothing was heard of the peer.

@@ -11,7 +11,7 @@ use super::cadence::{Cadence, IN_USE_HOLD, Use};
 use super::path::{PathKind, PathState};
 use super::probing::{Episode, Probe};
 use super::rivals::Rivals;
-use super::session::{GRACE, MAX_SESSIONS, SESSION_DOUBT, SessionSlot, ours_is_preferred};
+use super::session::{GRACE, MAX_SESSIONS, SESSION_DOUBT, SESSION_PING, SESSION_QUIET, SessionSlot, ours_is_preferred};
 use crate::id::NodeId;
 use crate::io::{Path, TimerKind};
 use crate::rng::Rng;
@@ -123,6 +123,9 @@ impl Peer {
             armed: None,
         };
         peer.draw(desk.rng);
+        if !slot.initiator && slot.resumed_from.is_none() {
+            peer.rivals.note(path, now);
+        }
         desk.actions.push_back(PeerAction::Keep(path));
         desk.actions.push_back(PeerAction::SessionChanged { peer: desk.id, session: slot.id });
         desk.actions.push_back(PeerAction::PathChanged { peer: desk.id, path, kind, reason: peer.reason });
@@ -353,14 +356,20 @@ impl Peer {
         }
     }
 
-    /// Notes an authenticated packet on a session; follows the peer to it when the one in use has been dumb for some pings.
+    /// Notes an authenticated packet on a session. When the peer uses another session than we do, ours is pinged, and left if it stays dumb: the peer may
+    /// have been started anew and lost it.
     fn hear_session(&mut self, session: SessionId, desk: &mut Desk<'_>) {
         self.heard = desk.now;
-        let dumb = self.sessions[0].unheard >= SESSION_DOUBT;
         let Some(slot) = self.sessions.iter_mut().find(|slot| slot.id == session) else { return };
         slot.hear(desk.now);
-        if dumb && self.sessions[0].id != session && self.sessions[0].unheard >= SESSION_DOUBT {
+        let ours = self.sessions[0];
+        if ours.id == session {
+            return;
+        }
+        if ours.unheard >= SESSION_DOUBT {
             self.prefer(session, desk);
+        } else if ours.heard + SESSION_QUIET <= desk.now && self.active().pinged + SESSION_PING <= desk.now {
+            self.ping(self.active, desk);
         }
     }
 
@@ -390,7 +399,7 @@ impl Peer {
         for slot in due {
             if slot.heard + GRACE <= desk.now {
                 self.close_spare(slot.id, desk);
-            } else if slot.heard > self.sessions[0].heard && !ours_is_preferred(&desk.local, &self.node) {
+            } else if slot.heard + GRACE / 2 > desk.now && !ours_is_preferred(&desk.local, &self.node) {
                 self.prefer(slot.id, desk);
             } else if let Some(kept) = self.sessions.iter_mut().find(|kept| kept.id == slot.id) {
                 kept.retire_at = Some(slot.heard + GRACE);

@@ -25,7 +25,11 @@ pub(super) struct Rivals {
 impl Rivals {
     /// Notes that the peer began a new session (not a resumed one) on `path`. True when two daemons seem to take turns; then it starts over.
     pub(super) fn note(&mut self, path: Path, now: Instant) -> bool {
-        if path == self.last || (self.last != Path::NONE && now.saturating_since(self.latest) < ATTEMPT) {
+        if path == self.last {
+            self.latest = now;
+            return false;
+        }
+        if self.last != Path::NONE && now.saturating_since(self.latest) < ATTEMPT {
             return false;
         }
         if path != self.before || now.saturating_since(self.since) > SPAN {

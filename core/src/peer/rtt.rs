@@ -68,15 +68,18 @@ impl Rtt {
 
     /// How long an answer may take before its probe counts as lost; 0.2 to 3 s.
     pub(super) fn timeout(&self) -> Duration {
-        if self.samples == 0 { FIRST_TIMEOUT } else { self.expected().clamp(MIN_TIMEOUT, MAX_TIMEOUT) }
+        if self.samples == 0 {
+            return FIRST_TIMEOUT;
+        }
+        Duration::from_micros(u64::from(self.smoothed) + u64::from(self.variation) * 4).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
     }
 
-    /// Until when nearly every answer is back: smoothed time and four deviations, at least 5 ms of them; 1 s before the first sample.
+    /// Until when most answers are back: smoothed time and one deviation, at least 5 ms; 1 s before the first sample.
     pub(super) fn expected(&self) -> Duration {
         if self.samples == 0 {
             return FIRST_TIMEOUT;
         }
-        Duration::from_micros(u64::from(self.smoothed) + (u64::from(self.variation) * 4).max(5_000))
+        Duration::from_micros(u64::from(self.smoothed) + u64::from(self.variation).max(5_000))
     }
 }
 

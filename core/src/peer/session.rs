@@ -14,6 +14,10 @@ pub(super) const GRACE: Duration = Duration::from_secs(30);
 const CROSSING: Duration = Duration::from_secs(10);
 /// So many pings without a packet on the session in use, while another session is heard, mean that the peer does not have it any longer.
 pub(super) const SESSION_DOUBT: u8 = 4;
+/// The session in use is pinged when nothing came on it for this long, but something on another one.
+pub(super) const SESSION_QUIET: Duration = Duration::from_secs(1);
+/// Distance of those pings: a session that the peer has lost is left after 2 s.
+pub(super) const SESSION_PING: Duration = Duration::from_millis(250);
 
 /// One session.
 #[derive(Clone, Copy, Debug)]

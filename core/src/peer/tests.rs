@@ -208,6 +208,7 @@ impl World {
 
     fn run_until(&mut self, end: Instant) {
         let mut stuck = 0;
+        self.drain();
         while let Some(at) = self.next_at().filter(|&at| at <= end) {
             stuck = if at <= self.now { stuck + 1 } else { 0 };
             assert!(stuck < 1000, "no progress at {}", self.now);
