@@ -284,3 +284,80 @@ fn an_idle_peer_costs_a_few_hundred_bytes() {
     assert!(!peer.sessions.spilled() && !peer.paths.spilled() && !peer.probes.spilled(), "nothing on the heap behind it");
     assert!(world.nodes[A].timers.len() < 64);
 }
+
+/// Throws everything at one machine in random order, payloads of any kind included, and checks what must always hold.
+#[test]
+fn no_order_of_inputs_breaks_the_bounds_or_loses_a_pin() {
+    for seed in 0..12 {
+        let mut rng = Rng::new([seed; 32]);
+        let mut peers = Peers::new(rng.fork("peers"), LOW);
+        let mut now = Instant::from_secs(5);
+        let mut pins: BTreeMap<Path, i64> = BTreeMap::new();
+        let mut tokens: VecDeque<(SessionId, Path, u64)> = VecDeque::new();
+        for _ in 0..8_000 {
+            now += Duration::from_micros(rng.below(2_000_000) * rng.below(2) * rng.below(2));
+            let (session, by) = (SessionId(rng.below(40) as u32), path(rng.below(30) as u32));
+            let kind = [PathKind::Direct, PathKind::Relay, PathKind::Routed][rng.below(3) as usize];
+            let peer = PeerId(rng.below(6) as u32);
+            match rng.below(14) {
+                0 => {
+                    let node = NodeId([rng.below(5) as u8; 20]);
+                    let resumed = (rng.below(2) == 0).then(|| SessionId(rng.below(40) as u32));
+                    peers.session_up(node, session, by, kind, rng.below(2) == 0, resumed, now);
+                }
+                1 if rng.below(8) == 0 => peers.session_ended(session, now),
+                2 | 3 => peers.received(session, by, kind, rng.below(2) == 0, 50, now),
+                4 => peers.activity(session, rng.below(2) * 1000, rng.below(2) * 1000, now),
+                5 => peers.moved(session, by, kind, now),
+                6 => peers.add_path(peer, by, kind, now),
+                7 => peers.set_use(peer, [Use::Near, Use::Link, Use::Idle][rng.below(3) as usize], now),
+                8 if rng.below(30) == 0 => peers.close(peer, CloseReason::Surplus, now),
+                9 if rng.below(30) == 0 => peers.resumed(now),
+                10 => peers.suspect(peer, now),
+                11 => {
+                    let mut payload = rng.bytes::<24>();
+                    payload[0] = 1 + rng.below(6) as u8;
+                    let len = rng.below(25) as usize;
+                    let _ = peers.handle_link(session, by, kind, None, &payload[..len], now);
+                }
+                _ => {
+                    if let Some((session, by, token)) = tokens.pop_front() {
+                        let pong = LinkMessage::Pong { token }.to_payload();
+                        peers.received(session, by, kind, true, 9, now);
+                        peers.handle_link(session, by, kind, Some(SocketAddr::from(([192, 0, 2, 1], 7))), &pong, now).unwrap();
+                    }
+                }
+            }
+            if rng.below(3) > 0 {
+                peers.handle_timeout(now);
+                assert!(peers.poll_timeout().is_none_or(|(at, _)| at > now), "what was due is done");
+            }
+            while let Some(action) = peers.poll_action() {
+                match action {
+                    PeerAction::Keep(path) => *pins.entry(path).or_default() += 1,
+                    PeerAction::Release(path) => *pins.entry(path).or_default() -= 1,
+                    PeerAction::Send { session, path, payload } if payload[0] == PING && tokens.len() < 50 => {
+                        tokens.push_back((session, path, u64::from_be_bytes(payload[1..9].try_into().unwrap())));
+                    }
+                    _ => {}
+                }
+            }
+            let mut held: BTreeMap<Path, i64> = pins.keys().map(|path| (*path, 0)).collect();
+            let mut sessions = 0;
+            for (id, peer) in peers.slab.iter() {
+                assert!(peer.paths.len() <= moving::MAX_PATHS && (1..=session::MAX_SESSIONS).contains(&peer.sessions.len()));
+                assert!(peer.active().proven && peer.sessions[0].retire_at.is_none());
+                assert_eq!(peers.by_node.get(&peer.node), Some(&id));
+                sessions += peer.sessions.len();
+                assert!(peer.sessions.iter().all(|slot| peers.by_session.get(&slot.id) == Some(&id)));
+                assert!(peer.sessions[1..].iter().all(|slot| slot.retire_at.is_some()));
+                for state in &peer.paths {
+                    *held.entry(state.path).or_default() += 1;
+                }
+            }
+            assert_eq!(sessions, peers.by_session.len());
+            assert_eq!(pins, held, "each path of a peer is pinned exactly once for it");
+            assert!(peers.timers.len() <= 64 + STALE_TIMERS * peers.len() + 1);
+        }
+    }
+}
