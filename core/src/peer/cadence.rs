@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use super::rtt::Rtt;
 
-/// What a peer is to this node; decides how soon its death must be noticed. Traffic shortens it by itself, see [`IN_USE_HOLD`].
+/// What a peer is to this node; decides how soon its death must be noticed. Traffic shortens it to 5 s by itself, until 10 s after
+/// the last of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Use {
     /// A ring neighbour: noticed within 15 s.

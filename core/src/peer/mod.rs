@@ -36,12 +36,12 @@
 //! | loss each way | q | n | a whole series is lost with |
 //! | --- | --- | --- | --- |
 //! | 0 | 0 | 16 | 0 (2e-5 if the loss jumps to 30 % in this moment) |
-//! | 5 % | 0.0975 | 16 to 22 | below 1e-16 |
+//! | 5 % | 0.0975 | 16 to 24 | below 1e-16 |
 //! | 20 % | 0.36 | 28 to 32 | 4e-13 |
-//! | 30 % | 0.51 | 30 to 32 | 2e-9 to 4e-10 |
+//! | 30 % | 0.51 | 32; in a million simulated probes never below 24 | 4e-10; 1e-7 with 24 |
 //!
 //! An idle neighbour is checked 10,000 times a day, so at 30 % loss a false alarm comes about every 500 years of one link; a peer in use that sends nothing
-//! at all back is checked 86,400 times, so every 50 years. An outage shorter than the window (3.3 s in use, 5.7 s idle) is never taken for death.
+//! at all back is checked 86,400 times, so every 50 years. An outage shorter than the window (3.5 s in use, 5.5 s idle) is never taken for death.
 //!
 //! The host's own sleep kills nobody: a probe that leaves late begins the series anew, and after [`Peers::resumed`] nobody is given up for 10 s.
 //!
