@@ -114,7 +114,7 @@ mod tests {
                 assert!(index & (ENTRIES - 1) >= HANDSHAKE_ENTRIES);
                 counts[(index % u32::from(workers)) as usize] += 1;
             }
-            assert!(counts.iter().all(|&count| count == 700 / i32::from(workers)), "{counts:?}");
+            assert!(counts.iter().all(|&count| count - 700 / i32::from(workers) <= 1), "{counts:?}");
         }
     }
 

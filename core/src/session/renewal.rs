@@ -110,7 +110,8 @@ impl Sessions {
         }
         if let Err(why) = self.trust.check(&session.certificate, wall) {
             self.refuse_live(index, why);
-        } else if wall > session.own_until {
+        } else if wall > session.own_until && !matches!(session.phase, Phase::Confirming(_)) {
+            // Until the other end has answered, it may be about to say in a notice that our certificate has ended.
             if matches!(session.phase, Phase::Provisional(_)) {
                 self.remove_session(index);
             } else {

@@ -42,6 +42,8 @@ pub(super) struct Net {
     pub(super) sent: Vec<(usize, usize, Vec<u8>)>,
     pub(super) drops: Vec<DropReason>,
     pub(super) judge: Judge,
+    /// Changes datagrams on their way.
+    pub(super) tamper: Box<dyn FnMut(&mut Vec<u8>)>,
 }
 
 pub(super) fn path_to(end: usize) -> Path {
@@ -73,6 +75,7 @@ impl Net {
             sent: Vec::new(),
             drops: Vec::new(),
             judge: Box::new(|_, _| Fate::Pass),
+            tamper: Box::new(|_| {}),
         }
     }
 
@@ -108,7 +111,8 @@ impl Net {
             let mut datagram = Vec::new();
             while let Some(path) = self.ends[from].poll_transmit(&mut datagram) {
                 let to = path.index as usize;
-                let bytes = core::mem::take(&mut datagram);
+                let mut bytes = core::mem::take(&mut datagram);
+                (self.tamper)(&mut bytes);
                 self.sent.push((from, to, bytes.clone()));
                 match (self.judge)(from, &bytes) {
                     Fate::Pass => self.put(from, to, bytes, LATENCY),
