@@ -1,244 +1,90 @@
-//! Stands in for the group's certificates until their branch is merged: the signatures of the contract over a plain format of fields.
+//! Who belongs to a group: certificates, requests, revocation, and the authority that issues them.
+//!
+//! A [`Trust`] is what a member knows of its group and verifies others with; an [`Identity`] is what it proves itself with; an [`Authority`] makes both.
+//! Nothing here reads a clock or draws randomness by itself.
+//!
+//! # Profile of a node's certificate
+//!
+//! X.509 v3 (RFC 5280) in canonical DER, at most [`MAX_CERTIFICATE_LEN`] bytes; about 500 with ordinary names. Every field is required unless it says otherwise.
+//!
+//! | field | where | encoding |
+//! | --- | --- | --- |
+//! | serial number | `serialNumber` | positive, 1 to 20 bytes; ours are 16 random bytes with the top bits 01 |
+//! | signature | `signatureAlgorithm`, `signature` | Ed25519 (`1.3.101.112`, RFC 8410), 64 bytes |
+//! | issuer | `issuer` | the CA's subject, byte for byte |
+//! | validity | `validity` | UTCTime up to 2049, GeneralizedTime after; both ends included; within the CA's |
+//! | group name | `subject`: O (`2.5.4.10`), first RDN | UTF8String, 1 to 48 bytes |
+//! | user | `subject`: OU (`2.5.4.11`), second RDN | UTF8String, 1 to 64 bytes |
+//! | node name | `subject`: CN (`2.5.4.3`), third RDN | UTF8String, a DNS label of 1 to 63 bytes |
+//! | public key | `subjectPublicKeyInfo` | Ed25519, 32 bytes |
+//! | no CA | extension `2.5.29.19` basicConstraints, critical | empty SEQUENCE |
+//! | usage | extension `2.5.29.15` keyUsage, critical | digitalSignature |
+//! | issuer's key | extension `2.5.29.35` authorityKeyIdentifier | keyIdentifier only: the first 8 bytes of SHA-256 of the CA's public key |
+//! | fixed addresses (optional) | extension `2.5.29.17` subjectAltName | iPAddress, ascending |
+//! | group ID | extension `2.25.1634627189.1` | OCTET STRING, 32 bytes |
+//! | node ID and salt | extension `2.25.1634627189.2` | SEQUENCE of OCTET STRING, 20 bytes, and OCTET STRING, 32 bytes |
+//! | X25519 key | extension `2.25.1634627189.3` | OCTET STRING, 32 bytes |
+//! | roles | extension `2.25.1634627189.4` | INTEGER, 16 bits, see [`Roles`] |
+//! | fixed networks (optional) | extension `2.25.1634627189.5` | SEQUENCE OF OCTET STRING, each length in bits (1 byte) and address (4 or 16 bytes), ascending |
+//!
+//! Names stand in the subject and nowhere else: a certificate cannot say two, every tool shows them, and the longest ones fit. Our extensions are not
+//! critical, so tools that do not know them verify the certificate all the same. An extension that we do not know is ignored when it is not critical and
+//! refuses the certificate when it is; none may stand twice. For the arc see [`oid`].
+//!
+//! The node ID is the first 160 bits of SHA-256("annulus node" || group ID || public key || salt) with salt = HMAC-SHA256(node-ID secret of the group,
+//! public key): whoever reads a certificate computes it anew, and nobody picks a place on the ring.
+//!
+//! # Profile of a CA's certificate
+//!
+//! The same with these differences: signed by itself, issuer = subject = O group name, CN `Annulus CA` and the first 4 bytes of its key's identifier;
+//! basicConstraints CA with pathLenConstraint 0; keyUsage keyCertSign and cRLSign; `2.5.29.14` subjectKeyIdentifier of 8 bytes; of our extensions only the group ID.
+//!
+//! # Request
+//!
+//! PKCS#10 (RFC 2986) with an empty subject, the Ed25519 key, and one extension `2.25.1634627189.3` with the X25519 key within the attribute
+//! extensionRequest (`1.2.840.113549.1.9.14`), signed by the Ed25519 key. It carries no name and no ID: those are the CA's to say.
+//!
+//! # Revocation list
+//!
+//! See [`revocation`].
 
-use core::fmt;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+mod authority;
+mod ca;
+mod certificate;
+mod error;
+mod identity;
+mod keys;
+mod names;
+pub mod oid;
+mod pem;
+mod request;
+pub mod revocation;
+mod roles;
+mod secrets;
+mod signature;
+mod trust;
+mod validity;
+mod x509;
 
-use bytes::Bytes;
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use sha2::{Digest, Sha256};
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
 
-use crate::id::{NODE_ID_LEN, NodeId};
-use crate::time::UnixTime;
-use crate::wire::codec::{Reader, Write};
-
-/// What a group is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(pub [u8; 32]);
-
-/// The key of the realm MAC.
-#[derive(Clone)]
-pub struct RealmKey([u8; 32]);
-
-impl RealmKey {
-    /// The key with these bytes.
-    #[must_use]
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for RealmKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RealmKey(..)")
-    }
-}
-
-/// Why a certificate does not count.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum CertificateError {
-    #[error("the certificate is malformed")]
-    Malformed,
-    #[error("the certificate is of another group")]
-    WrongGroup,
-    #[error("the certificate's signature is wrong")]
-    BadSignature,
-    #[error("the certificate is not valid before {from}")]
-    NotYetValid { from: UnixTime },
-    #[error("the certificate expired at {since}")]
-    Expired { since: UnixTime },
-    #[error("the certificate is revoked")]
-    Revoked,
-    #[error("the certificate does not fit: {0}")]
-    BadProfile(&'static str),
-}
-
-/// A node's certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate(Arc<Fields>);
-
-#[derive(Debug, PartialEq, Eq)]
-struct Fields {
-    der: Bytes,
-    serial: [u8; 8],
-    group: GroupId,
-    public: [u8; 32],
-    dh: [u8; 32],
-    not_before: UnixTime,
-    not_after: UnixTime,
-    name: String,
-}
-
-impl Certificate {
-    /// Reads it.
-    pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
-        let read = || {
-            let mut reader = Reader::new(der);
-            let fields = Fields {
-                der: Bytes::copy_from_slice(der),
-                serial: reader.array()?,
-                group: GroupId(reader.array()?),
-                public: reader.array()?,
-                dh: reader.array()?,
-                not_before: UnixTime(reader.u64()?),
-                not_after: UnixTime(reader.u64()?),
-                name: String::from_utf8_lossy(reader.bytes16()?).into_owned(),
-            };
-            reader.take(64)?;
-            reader.finish()?;
-            Ok::<_, crate::wire::WireError>(fields)
-        };
-        read().map(|fields| Self(Arc::new(fields))).map_err(|_| CertificateError::Malformed)
-    }
-
-    /// As received.
-    #[must_use]
-    pub fn der(&self) -> &Bytes {
-        &self.0.der
-    }
-    /// The serial number.
-    #[must_use]
-    pub fn serial(&self) -> &[u8] {
-        &self.0.serial
-    }
-    /// The name of the node.
-    #[must_use]
-    pub fn node_name(&self) -> &str {
-        &self.0.name
-    }
-    /// The node's place.
-    #[must_use]
-    pub fn node_id(&self) -> NodeId {
-        let mut id = [0; NODE_ID_LEN];
-        id.copy_from_slice(&Sha256::digest(self.0.public)[..NODE_ID_LEN]);
-        NodeId(id)
-    }
-    /// The X25519 key.
-    #[must_use]
-    pub fn dh_public(&self) -> [u8; 32] {
-        self.0.dh
-    }
-    /// Start of validity.
-    #[must_use]
-    pub fn not_before(&self) -> UnixTime {
-        self.0.not_before
-    }
-    /// End of validity.
-    #[must_use]
-    pub fn not_after(&self) -> UnixTime {
-        self.0.not_after
-    }
-}
-
-/// What a node trusts.
-#[derive(Clone, Debug)]
-pub struct Trust {
-    group: GroupId,
-    ca: VerifyingKey,
-    realm_key: RealmKey,
-    revoked: BTreeSet<Vec<u8>>,
-}
-
-impl Trust {
-    /// A trust in one CA.
-    #[must_use]
-    pub fn with_key(group: GroupId, ca: VerifyingKey, realm_key: RealmKey) -> Self {
-        Self { group, ca, realm_key, revoked: BTreeSet::new() }
-    }
-    /// The group.
-    #[must_use]
-    pub fn group_id(&self) -> GroupId {
-        self.group
-    }
-    /// The realm's key.
-    #[must_use]
-    pub fn realm_key(&self) -> &RealmKey {
-        &self.realm_key
-    }
-    /// Reads and verifies.
-    pub fn verify(&self, der: &[u8], now: UnixTime) -> Result<Certificate, CertificateError> {
-        let certificate = Certificate::parse(der)?;
-        let (signed, signature) = der.split_last_chunk::<64>().ok_or(CertificateError::Malformed)?;
-        if certificate.0.group != self.group {
-            return Err(CertificateError::WrongGroup);
-        }
-        self.ca.verify_strict(signed, &Signature::from_bytes(signature)).map_err(|_| CertificateError::BadSignature)?;
-        self.check(&certificate, now)?;
-        Ok(certificate)
-    }
-    /// Validity and revocation again.
-    pub fn check(&self, certificate: &Certificate, now: UnixTime) -> Result<(), CertificateError> {
-        if self.revoked.contains(certificate.serial()) {
-            return Err(CertificateError::Revoked);
-        }
-        if now < certificate.not_before() {
-            return Err(CertificateError::NotYetValid { from: certificate.not_before() });
-        }
-        if now > certificate.not_after() {
-            return Err(CertificateError::Expired { since: certificate.not_after() });
-        }
-        Ok(())
-    }
-    /// Revokes a serial number.
-    pub fn revoke(&mut self, serial: &[u8]) {
-        self.revoked.insert(serial.to_vec());
-    }
-}
-
-/// A node's own keys.
-#[derive(Clone)]
-pub struct Identity {
-    dh: [u8; 32],
-    certificate: Certificate,
-}
-
-impl Identity {
-    /// From its parts.
-    #[must_use]
-    pub fn with_dh(dh: [u8; 32], certificate: Certificate) -> Self {
-        Self { dh, certificate }
-    }
-    /// Its place.
-    #[must_use]
-    pub fn node_id(&self) -> NodeId {
-        self.certificate.node_id()
-    }
-    /// Its certificate.
-    #[must_use]
-    pub fn certificate(&self) -> &Certificate {
-        &self.certificate
-    }
-    /// Its X25519 secret.
-    #[must_use]
-    pub fn dh_secret(&self) -> &[u8; 32] {
-        &self.dh
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Identity(..)")
-    }
-}
-
-/// Issues a certificate.
-pub fn issue(ca: &SigningKey, group: GroupId, serial: u64, public: [u8; 32], dh: [u8; 32], name: &str, validity: (UnixTime, UnixTime)) -> Bytes {
-    let mut out = Vec::new();
-    out.put_u64(serial);
-    out.put(&group.0);
-    out.put(&public);
-    out.put(&dh);
-    out.put_u64(validity.0.0);
-    out.put_u64(validity.1.0);
-    out.put_bytes16(name.as_bytes());
-    let signature = ca.sign(&out).to_bytes();
-    out.put(&signature);
-    out.into()
-}
+pub use authority::{
+    Authority, AuthorityError, BACKDATE_SECS, DEFAULT_CA_LIFETIME, DEFAULT_LIFETIME, IssueError, Parameters, Parts, Profile,
+};
+pub use ca::CaCertificate;
+pub use certificate::{Certificate, MAX_ADDRESSES};
+pub use error::CertificateError;
+pub use identity::{Identity, IdentityError};
+pub use keys::{NodeKeys, ParseKeysError};
+pub use names::{MAX_GROUP_NAME_LEN, MAX_NODE_NAME_LEN, MAX_USER_NAME_LEN, NameError, check_group_name, check_node_name, check_user_name};
+pub use pem::{MAX_PEM_LEN, PemError};
+pub use request::{MAX_REQUEST_LEN, Request};
+pub use revocation::{MAX_REVOCATION_LIST_LEN, MAX_REVOCATIONS, RevocationError, RevocationList, Revoked};
+pub use roles::{ParseRolesError, Roles};
+pub use secrets::{GroupId, NodeIdSecret, RealmKey, SALT_LEN, key_fingerprint, node_id};
+pub use signature::{CONTEXT_REVOCATIONS, SIGNATURE_LEN};
+pub use trust::{MAX_CAS, Trust, TrustError};
+pub use x509::{MAX_CERTIFICATE_LEN, MAX_SERIAL_LEN};
