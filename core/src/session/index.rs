@@ -1,8 +1,8 @@
 //! Receiver indices: which are taken, which rest.
 
-use std::collections::{BTreeSet, VecDeque};
 use core::num::NonZeroU8;
 use core::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::io::RealmSlot;
 use crate::rng::Rng;

@@ -89,7 +89,8 @@ impl Sessions {
         // What the other end has to say is about as long as what we have to say.
         let own = 2 + 32 + 32 + 2 * TAG_LEN + self.hello(0, 0).bytes().len();
         let wanted = (own.div_ceil(MAX_BODY) as u8).min(MAX_PARTS);
-        let first = First { noise, ephemeral, cookie: [0; COOKIE_LEN], cookies: 0, macs: Default::default(), wanted, parts: Parts::default() };
+        let first =
+            First { noise, ephemeral, cookie: [0; COOKIE_LEN], cookies: 0, macs: Default::default(), wanted, parts: Parts::default() };
         let index = self.insert_outgoing(path, expected, renews, State::First(Box::new(first)));
         self.send_m1(index, 0);
         Some(HandshakeId { index, serial: self.serial })
@@ -138,8 +139,18 @@ impl Sessions {
         let index = self.indices.handshake();
         self.serial = self.serial.wrapping_add(1);
         let retry = self.now + self.rng.jitter(FIRST_RETRY, 100);
-        let out =
-            Outgoing { serial: self.serial, path, expected, renews, give_up: self.now + GIVE_UP, retry, tries: 1, reflected: false, state, armed: None };
+        let out = Outgoing {
+            serial: self.serial,
+            path,
+            expected,
+            renews,
+            give_up: self.now + GIVE_UP,
+            retry,
+            tries: 1,
+            reflected: false,
+            state,
+            armed: None,
+        };
         self.outgoing.insert(index, Box::new(out));
         self.arm_outgoing(index);
         index
@@ -256,7 +267,12 @@ impl Sessions {
         match refusal {
             None => self.established(session, handshake, introduction),
             Some(why) => {
-                self.events.push_back(SessionEvent::Refused { path, node: Some(node), why: why.clone(), session: Some(SessionId(session)) });
+                self.events.push_back(SessionEvent::Refused {
+                    path,
+                    node: Some(node),
+                    why: why.clone(),
+                    session: Some(SessionId(session)),
+                });
                 if let Some(handshake) = handshake {
                     self.hint(SessionEvent::Failed { handshake, path, expected, why: HandshakeError::Certificate(why) });
                 }
@@ -308,8 +324,7 @@ impl Sessions {
     ) -> Option<(super::keys::Secret, Vec<Vec<u8>>)> {
         let mut message = vec![0, 0];
         message.extend_from_slice(&noise.write(&self.hello(session, renews).bytes()).ok()?);
-        let header =
-            HandshakeHeader { abilities: self.abilities(), part: 0, parts: 1, kind: Kind::M3, receiver: m2.sender, sender: index };
+        let header = HandshakeHeader { abilities: self.abilities(), part: 0, parts: 1, kind: Kind::M3, receiver: m2.sender, sender: index };
         Some((noise.secret(), cut(header, &message, &self.mac)?))
     }
 
@@ -320,7 +335,7 @@ impl Sessions {
             renews,
             certificate: self.identity.certificate().der(),
             introduction: &self.introduction,
-            extensions: &[],
+            extensions: &self.extensions,
         }
     }
 

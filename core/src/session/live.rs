@@ -205,9 +205,7 @@ impl Session {
         match &self.phase {
             Phase::Provisional(provisional) => Some(provisional.expires),
             Phase::Refused(refused) => Some(refused.until),
-            Phase::Live | Phase::Confirming(_) => {
-                self.replaced_at.map(|at| (self.last_opened.max(at) + GRACE).min(at + LONGEST_GRACE))
-            }
+            Phase::Live | Phase::Confirming(_) => self.replaced_at.map(|at| (self.last_opened.max(at) + GRACE).min(at + LONGEST_GRACE)),
         }
     }
 

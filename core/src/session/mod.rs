@@ -52,8 +52,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-pub use self::admission::Origin;
 use self::admission::Admission;
+pub use self::admission::Origin;
 use self::index::Indices;
 use self::initiator::Outgoing;
 use self::live::{Phase, Refused, Session};
@@ -314,6 +314,8 @@ pub struct Sessions {
     /// The wall clock, and when it was told.
     wall: (Instant, UnixTime),
     introduction: Bytes,
+    /// What stands in our [`Hello`](crate::wire::handshake::Hello) behind the fields of this version: the room of later ones, empty today.
+    extensions: Bytes,
     indices: Indices,
     admission: Admission,
     sessions: BTreeMap<u32, Box<Session>>,
@@ -343,6 +345,7 @@ impl Sessions {
             now,
             wall: (now, UnixTime(0)),
             introduction: Bytes::new(),
+            extensions: Bytes::new(),
             sessions: BTreeMap::new(),
             outgoing: BTreeMap::new(),
             incoming: BTreeMap::new(),
@@ -418,7 +421,14 @@ impl Sessions {
     ///
     /// # Errors
     /// Why it was dropped; nothing changed then.
-    pub fn handle_handshake(&mut self, from: Path, origin: Origin, bytes: &mut [u8], now: Instant, wall: UnixTime) -> Result<(), DropReason> {
+    pub fn handle_handshake(
+        &mut self,
+        from: Path,
+        origin: Origin,
+        bytes: &mut [u8],
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<(), DropReason> {
         self.tick(now);
         self.wall = (now, wall);
         let (header, mac, body) = HandshakeHeader::parse(bytes)?;
@@ -638,17 +648,12 @@ impl Sessions {
     /// Judges a certificate that was presented together with a proof of the static key.
     fn admit(&self, der: &[u8], remote_static: Option<[u8; 32]>) -> Admit {
         const WRONG_KEY: CertificateError = CertificateError::BadProfile("its X25519 key is not the one of the handshake");
-        let bound = |certificate: &Certificate| remote_static == Some(certificate.dh_public());
-        match self.trust.verify(der, self.wall.1) {
-            Ok(certificate) if bound(&certificate) => Admit::Member(certificate),
-            Ok(_) => Admit::Stranger(WRONG_KEY),
-            Err(why @ (CertificateError::Expired { .. } | CertificateError::NotYetValid { .. } | CertificateError::Revoked)) => {
-                match Certificate::parse(der) {
-                    Ok(certificate) if bound(&certificate) => Admit::Former(certificate, why),
-                    Ok(_) => Admit::Stranger(WRONG_KEY),
-                    Err(malformed) => Admit::Stranger(malformed),
-                }
-            }
+        match self.trust.authenticate(der) {
+            Ok(certificate) if remote_static != Some(certificate.dh_public()) => Admit::Stranger(WRONG_KEY),
+            Ok(certificate) => match self.trust.check(&certificate, self.wall.1) {
+                Ok(()) => Admit::Member(certificate),
+                Err(why) => Admit::Former(certificate, why),
+            },
             Err(why) => Admit::Stranger(why),
         }
     }

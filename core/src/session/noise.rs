@@ -371,7 +371,9 @@ mod tests {
     #[test]
     fn a_resumption_equals_the_published_vector() {
         let psk = hex("54686973206973206d7920417573747269616e20706572737065637469766521");
-        let end = |initiator: bool, ephemeral: &str| build(&Pattern::Resume { psk: &psk }, initiator, b"John Galt", [0; 32], Some(&hex(ephemeral)));
+        let end = |initiator: bool, ephemeral: &str| {
+            build(&Pattern::Resume { psk: &psk }, initiator, b"John Galt", [0; 32], Some(&hex(ephemeral)))
+        };
         let hash = run(
             [end(true, INITIATOR_E), end(false, RESPONDER_E)],
             &[
@@ -405,11 +407,14 @@ mod tests {
             let mut sizes = Vec::new();
             for full in [true, false] {
                 let of = |secret, initiator| {
-                    let pattern = if full { Pattern::Full { dh_secret: secret, dh_public: public(secret) } } else { Pattern::Resume { psk: &psk } };
+                    let pattern =
+                        if full { Pattern::Full { dh_secret: secret, dh_public: public(secret) } } else { Pattern::Resume { psk: &psk } };
                     Noise::new(mode, &pattern, initiator, b"prologue", *secret)
                 };
                 let mut ends = [of(&a, true), of(&b, false)];
-                for (turn, payload) in [b"".as_slice(), b"certificate", b"another certificate"].iter().take(if full { 3 } else { 2 }).enumerate() {
+                for (turn, payload) in
+                    [b"".as_slice(), b"certificate", b"another certificate"].iter().take(if full { 3 } else { 2 }).enumerate()
+                {
                     let message = ends[turn % 2].write(payload).unwrap();
                     sizes.push(message.len());
                     let mut bad = message.clone();

@@ -76,7 +76,11 @@ fn each_message_lost_doubled_or_late_still_gives_both_ends_a_session() {
                     }
                     net.run_for(Duration::from_secs(12));
                     let count = if crossing { 2 } else { 1 };
-                    assert_eq!([net.live(0).len(), net.live(1).len()], [count, count], "{kind:?} of {initiator} {fate:?}, crossing: {crossing}");
+                    assert_eq!(
+                        [net.live(0).len(), net.live(1).len()],
+                        [count, count],
+                        "{kind:?} of {initiator} {fate:?}, crossing: {crossing}"
+                    );
                     net.assert_agreement();
                 }
             }
@@ -158,11 +162,7 @@ fn an_abandoned_handshake_is_silent() {
 #[test]
 fn long_certificates_travel_in_parts_and_every_m2_part_was_bought() {
     let group = Group::new(6);
-    let mut net = Net::new(vec![
-        group.sessions(settings(), group.member(1, START.plus_secs(DAY)), 1),
-        group.sessions(settings(), group.wordy_member(2), 2),
-    ]);
-    net.ends[1].set_introduction(Bytes::from(vec![7; MAX_INTRODUCTION]));
+    let mut net = Net::new(vec![group.sessions(settings(), group.member(1, START.plus_secs(DAY)), 1), group.wordy(settings(), 2)]);
     // The initiator has less to say, expects one part and asks for the second when it learns of it.
     net.connect(0, 1);
     net.run_for(Duration::from_millis(200));
@@ -182,11 +182,7 @@ fn long_certificates_travel_in_parts_and_every_m2_part_was_bought() {
 fn a_lost_part_is_bought_again() {
     for lost in 0..2 {
         let group = Group::new(6);
-        let mut net =
-            Net::new((1..3).map(|number| group.sessions(settings(), group.wordy_member(number), number)).collect());
-        for end in &mut net.ends {
-            end.set_introduction(Bytes::from(vec![7; MAX_INTRODUCTION]));
-        }
+        let mut net = Net::new((1..3).map(|number| group.wordy(settings(), number)).collect());
         let mut seen = 0;
         net.judge = Box::new(move |_, bytes| {
             let header = HandshakeHeader::parse(bytes).ok().map(|(header, ..)| (header.kind, header.part));
@@ -203,10 +199,7 @@ fn a_lost_part_is_bought_again() {
 #[test]
 fn one_m1_datagram_never_causes_more_than_one_datagram_of_its_size() {
     let group = Group::new(7);
-    let mut net = Net::new((1..3).map(|number| group.sessions(settings(), group.wordy_member(number), number)).collect());
-    for end in &mut net.ends {
-        end.set_introduction(Bytes::from(vec![7; MAX_INTRODUCTION]));
-    }
+    let mut net = Net::new((1..3).map(|number| group.wordy(settings(), number)).collect());
     net.connect(0, 1);
     net.drain();
     let m1: Vec<_> = net.sent.drain(..).map(|(_, _, bytes)| bytes).collect();
@@ -229,7 +222,9 @@ fn another_node_than_the_expected_one_is_reported_and_told_nothing() {
     net.ends[0].connect(path_to(1), Some(expected), net.now).unwrap();
     net.run_for(Duration::from_secs(8));
     let found = net.ends[1].identity().node_id();
-    assert!(matches!(&net.events[0][..], [SessionEvent::Failed { why: HandshakeError::WrongNode { found: other }, .. }] if *other == found));
+    assert!(
+        matches!(&net.events[0][..], [SessionEvent::Failed { why: HandshakeError::WrongNode { found: other }, .. }] if *other == found)
+    );
     assert!(!net.sent.iter().any(|(_, _, bytes)| kind_of(bytes) == Some(Kind::M3)));
     assert_eq!(net.events[1], []);
 }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::wire::handshake::{Abilities, HEADER_LEN};
 use crate::rng::Rng;
+use crate::wire::handshake::{Abilities, HEADER_LEN};
 use proptest::prelude::*;
 
 fn strangers(near: &Group, far: &Group, far_until: UnixTime) -> Net {
@@ -122,7 +122,11 @@ fn a_session_ends_with_the_certificate_that_was_presented_in_it() {
     net.run_for(Duration::from_secs(5));
     let reasons = |end: usize| net.events[end].iter().filter(|event| matches!(event, SessionEvent::Ended { .. })).count();
     assert_eq!([reasons(0), reasons(1)], [1, 1]);
-    assert!(net.events[0].iter().any(|event| matches!(event, SessionEvent::Refused { why: CertificateError::Expired { .. }, session: Some(_), .. })));
+    assert!(
+        net.events[0]
+            .iter()
+            .any(|event| matches!(event, SessionEvent::Refused { why: CertificateError::Expired { .. }, session: Some(_), .. }))
+    );
     assert!(matches!(net.events[1].last(), Some(SessionEvent::Ended { why: EndReason::OwnCertificate, .. })));
 }
 
@@ -154,7 +158,13 @@ fn way() -> Way {
 
 /// An m1 from `number`, which nobody follows up.
 fn m1(group: &Group, number: u32) -> Vec<u8> {
-    let mut caller = Sessions::new(settings(), group.member(9, START.plus_secs(DAY)), group.trust(), Rng::new([9; 32]).fork(&number.to_string()), Instant::ZERO);
+    let mut caller = Sessions::new(
+        settings(),
+        group.member(9, START.plus_secs(DAY)),
+        group.trust(),
+        Rng::new([9; 32]).fork(&number.to_string()),
+        Instant::ZERO,
+    );
     caller.connect(path_to(0), None, Instant::ZERO).unwrap();
     let mut out = Vec::new();
     caller.poll_transmit(&mut out);
@@ -193,10 +203,13 @@ fn a_cookie_that_answers_nothing_we_sent_is_ignored() {
         net.ends[1].handle_handshake(path_to(77), origin(77), &mut m1(&group, number), net.now, START).unwrap();
     }
     let mut cookie = Vec::new();
-    while net.ends[1].poll_transmit({
-        cookie.clear();
-        &mut cookie
-    }).is_some() {}
+    while net.ends[1]
+        .poll_transmit({
+            cookie.clear();
+            &mut cookie
+        })
+        .is_some()
+    {}
     net.connect(0, 1);
     net.drain();
     // Made for somebody else's m1; sent to our handshake.

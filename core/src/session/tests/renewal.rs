@@ -1,5 +1,5 @@
-use super::*;
 use super::super::live::{FULL_AGAIN, MOST_PACKETS, REKEY_DATA, REKEY_PACKETS, REKEY_QUIET};
+use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -48,7 +48,11 @@ fn a_quiet_session_is_resumed_after_an_hour_by_its_initiator() {
     assert_eq!(net.opened[1].last(), Some(&(old[1], b"\x7flate".to_vec())));
     net.run_for(GRACE + SECOND);
     for end in 0..2 {
-        assert!(net.events[end].iter().any(|event| matches!(event, SessionEvent::Ended { session, why: EndReason::Superseded, .. } if *session == old[end])));
+        assert!(
+            net.events[end]
+                .iter()
+                .any(|event| matches!(event, SessionEvent::Ended { session, why: EndReason::Superseded, .. } if *session == old[end]))
+        );
         assert_eq!(net.ends[end].sessions.len(), 1);
     }
     net.assert_agreement();
@@ -101,7 +105,8 @@ fn each_message_of_a_resumption_lost_doubled_or_late_still_renews() {
                     net.ends[1].rekey(old[1], path_to(0), net.now);
                 }
                 net.run_for(12 * SECOND);
-                let starts: Vec<_> = (0..2).map(|end| resumptions(&net, end).iter().filter(|(_, from, _)| *from == Some(old[end])).count()).collect();
+                let starts: Vec<_> =
+                    (0..2).map(|end| resumptions(&net, end).iter().filter(|(_, from, _)| *from == Some(old[end])).count()).collect();
                 assert_eq!(starts, if both { [2, 2] } else { [1, 1] }, "{kind:?} {fate:?} both: {both}");
                 net.run_for(GRACE + 12 * SECOND);
                 for end in 0..2 {
@@ -150,7 +155,8 @@ fn an_r1_copied_from_elsewhere_moves_nothing() {
 fn a_resumption_that_only_one_end_knows_expires() {
     let (_, mut net) = connected(4);
     let old = net.preferred(0);
-    net.judge = Box::new(|_, bytes| if kind_of(bytes) == Some(Kind::R2) || kind_of(bytes) == Some(Kind::M2) { Fate::Lose } else { Fate::Pass });
+    net.judge =
+        Box::new(|_, bytes| if kind_of(bytes) == Some(Kind::R2) || kind_of(bytes) == Some(Kind::M2) { Fate::Lose } else { Fate::Pass });
     net.ends[0].rekey(old, path_to(1), net.now);
     net.run_for(30 * SECOND);
     assert_eq!((net.ends[1].sessions.len(), net.ends[1].half_open), (1, 0));
