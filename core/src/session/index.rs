@@ -8,7 +8,7 @@ use crate::io::RealmSlot;
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// Entries below this one are for handshakes: a flood of them never takes an index from a session. Four times as many as there can be.
+/// Entries below this one are for handshakes: a flood of them never takes an index from a session. Three times as many as there can be.
 ///
 /// Entry 0 is never given out: an index of 0 means "none".
 pub(super) const HANDSHAKE_ENTRIES: u32 = 1 << 15;
@@ -59,7 +59,7 @@ impl Indices {
         }
     }
 
-    /// A random free index for a handshake. The caller bounds the number of handshakes to a quarter of the block.
+    /// A random free index for a handshake. The caller bounds the number of handshakes to a third of the block.
     pub(super) fn handshake(&mut self) -> u32 {
         loop {
             let index = self.realm | (1 + self.rng.below(u64::from(HANDSHAKE_ENTRIES - 1)) as u32);

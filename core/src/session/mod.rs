@@ -29,15 +29,19 @@
 //! ([`SessionEvent::Refused`]).
 
 mod admission;
+mod events;
 mod index;
 mod initiator;
 mod keys;
 mod live;
 mod mac;
 mod noise;
+mod outgoing;
+mod packets;
 mod parts;
 mod renewal;
 mod responder;
+mod resume;
 #[cfg(feature = "stand-in")]
 mod stand_in;
 #[cfg(test)]
@@ -46,7 +50,6 @@ mod window;
 
 use core::fmt;
 use core::num::NonZeroU8;
-use core::ops::Range;
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -54,10 +57,11 @@ use bytes::Bytes;
 
 use self::admission::Admission;
 pub use self::admission::Origin;
+pub use self::events::{ConnectError, EndReason, HandshakeError, HandshakeId, Opened, SealError, SessionEvent, SessionInfo};
 use self::index::Indices;
-use self::initiator::Outgoing;
-use self::live::{Phase, Refused, Session};
+use self::live::{Phase, Session};
 use self::mac::RealmMac;
+use self::outgoing::Outgoing;
 use self::responder::{Caller, Incoming};
 use crate::config::CryptoMode;
 use crate::crypto::Cipher;
@@ -65,12 +69,10 @@ use crate::group::{Certificate, CertificateError, Identity, Trust};
 use crate::id::NodeId;
 use crate::io::{DropReason, Path, RealmSlot, TimerKind};
 use crate::rng::Rng;
-use crate::shard::table::{Install, PeerId, SessionId, Way};
+use crate::shard::table::SessionId;
 use crate::time::{Instant, UnixTime};
 use crate::timers::TimerHeap;
 use crate::wire::handshake::{Abilities, FEATURE_HARDWARE_AES, HandshakeHeader, Kind, MAX_INTRODUCTION};
-use crate::wire::packet::SealedHeader;
-use crate::wire::{PayloadKind, TYPE_CONTROL};
 
 /// Handshakes that others may have open with us; what comes beyond it is dropped. One costs up to 4 kB.
 pub const MAX_HALF_OPEN: usize = 4_096;
@@ -114,179 +116,6 @@ pub struct SessionSettings {
     pub hardware_aes: bool,
     /// Real or stand-in crypto.
     pub crypto: CryptoMode,
-}
-
-/// A handshake that [`Sessions::connect`] started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HandshakeId {
-    index: u32,
-    serial: u32,
-}
-
-/// A handshake was not started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConnectError {
-    /// [`MAX_OUTGOING`] handshakes are under way.
-    #[error("too many handshakes are under way")]
-    Busy,
-    /// There is no path.
-    #[error("there is no path to send on")]
-    NoPath,
-}
-
-/// Why a handshake that we started came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HandshakeError {
-    /// Nobody answered within 5 s.
-    #[error("no answer")]
-    TimedOut,
-    /// Another node than the expected one answered.
-    #[error("node {found} answered instead")]
-    WrongNode {
-        /// Who.
-        found: NodeId,
-    },
-    /// The address is our own.
-    #[error("the address is our own")]
-    OwnAddress,
-    /// Another daemon runs with our identity.
-    #[error("another daemon runs with our identity")]
-    DuplicateIdentity,
-    /// The other end's certificate does not count.
-    #[error(transparent)]
-    Certificate(CertificateError),
-    /// No protocol version that both ends speak, or a header that was changed on the way.
-    #[error("no common protocol version")]
-    Version,
-    /// The other end sent something that makes no sense.
-    #[error("the answer is malformed")]
-    Malformed,
-    /// [`MAX_SESSIONS`] sessions exist.
-    #[error("too many sessions")]
-    TooManySessions,
-}
-
-/// Why a session ended by itself.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndReason {
-    /// A newer session took its place, and its grace is over.
-    #[error("a newer session took its place")]
-    Superseded,
-    /// The other end's certificate ended or was revoked.
-    #[error(transparent)]
-    Certificate(CertificateError),
-    /// Our own certificate, as it was presented, ended.
-    #[error("our certificate ended")]
-    OwnCertificate,
-    /// The other end never answered on it.
-    #[error("the other end did not confirm it")]
-    Unconfirmed,
-}
-
-/// A control packet was not sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SealError {
-    /// No such session.
-    #[error("no such session")]
-    Unknown,
-    /// The keys have sealed 2^30 packets.
-    #[error("the session's keys are used up")]
-    Exhausted,
-    /// The peer is not admitted, and its notice was sealed already.
-    #[error("the peer is not admitted")]
-    Refused,
-}
-
-/// News of sessions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionEvent {
-    /// A session is up; packets can be sealed on it.
-    Established {
-        /// The session.
-        session: SessionId,
-        /// The handshake that made it, when [`Sessions::connect`] started it.
-        handshake: Option<HandshakeId>,
-        /// The path on which both ends have shown themselves.
-        path: Path,
-        /// Whether we started it.
-        initiator: bool,
-        /// Who is at the other end.
-        node: NodeId,
-        /// What the other end said with [`Sessions::set_introduction`]; empty in resumptions.
-        introduction: Bytes,
-        /// The session of the same node that it takes the place of.
-        resumed_from: Option<SessionId>,
-    },
-    /// A handshake that [`Sessions::connect`] started came to nothing.
-    Failed {
-        /// The handshake.
-        handshake: HandshakeId,
-        /// Its path.
-        path: Path,
-        /// Who was to answer.
-        expected: Option<NodeId>,
-        /// Why.
-        why: HandshakeError,
-    },
-    /// A session ended; nothing is accepted on it any more.
-    Ended {
-        /// The session.
-        session: SessionId,
-        /// Who was at the other end.
-        node: NodeId,
-        /// Why.
-        why: EndReason,
-    },
-    /// Somebody was not admitted.
-    Refused {
-        /// Where it is.
-        path: Path,
-        /// Who, when a CA of the group signed that.
-        node: Option<NodeId>,
-        /// Why.
-        why: CertificateError,
-        /// A session on which one notice can be sealed; it vanishes by itself.
-        session: Option<SessionId>,
-    },
-    /// A handshake with our own identity came from elsewhere.
-    DuplicateIdentity {
-        /// From where.
-        path: Path,
-    },
-}
-
-/// What is known of a session.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionInfo<'a> {
-    /// The other end's certificate, as it was presented.
-    pub certificate: &'a Certificate,
-    /// Whether we started it.
-    pub initiator: bool,
-    /// The negotiated cipher.
-    pub cipher: Cipher,
-    /// The negotiated protocol version.
-    pub version: u8,
-    /// The other end's feature bits, unknown ones included.
-    pub features: u16,
-    /// When it was established.
-    pub established_at: Instant,
-    /// When the last full handshake was.
-    pub full_handshake_at: Instant,
-    /// Whether the other end has shown that it has the session.
-    pub confirmed: bool,
-    /// Whether a newer session took its place.
-    pub replaced: bool,
-}
-
-/// A control packet that was opened in place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// The session.
-    pub session: SessionId,
-    /// Where the payload stands in the datagram.
-    pub payload: Range<usize>,
-    /// Whether its counter is the highest so far.
-    pub newest: bool,
 }
 
 /// Whether the session that `initiator_a` started is to be used rather than the one that `initiator_b` started: both ends of two
@@ -446,108 +275,6 @@ impl Sessions {
         }
     }
 
-    /// Opens a control packet in place. The packet may establish its session: drain [`Self::poll_event`] before the payload is acted on.
-    ///
-    /// # Errors
-    /// Why it was dropped; nothing changed then, but that a refused peer's packet stops the repetition of the handshake.
-    pub fn open(&mut self, bytes: &mut [u8], now: Instant) -> Result<Opened, DropReason> {
-        self.tick(now);
-        let header = SealedHeader::parse(bytes)?;
-        if header.kind != TYPE_CONTROL {
-            return Err(DropReason::UnknownType);
-        }
-        // Control packets have one sender and so one lane.
-        if header.lane != 0 {
-            return Err(DropReason::Malformed);
-        }
-        let index = header.receiver;
-        let session = self.sessions.get_mut(&index).ok_or(DropReason::UnknownIndex)?;
-        let (payload, newest) = session.open(&header, bytes, now)?;
-        let keep_alive = bytes.get(payload.start).is_some_and(|&kind| kind == PayloadKind::KeepAlive.byte());
-        self.heard(index, keep_alive)?;
-        Ok(Opened { session: SessionId(index), payload, newest })
-    }
-
-    /// An authenticated packet came on a session: the other end has it.
-    fn heard(&mut self, index: u32, keep_alive: bool) -> Result<(), DropReason> {
-        let now = self.now;
-        let session = self.sessions.get_mut(&index).ok_or(DropReason::UnknownIndex)?;
-        let mut answer = keep_alive && !session.initiator && session.resumed_from.is_some() && now < session.established_at + CONFIRM_LIFE;
-        match &mut session.phase {
-            Phase::Live => {}
-            Phase::Confirming(handshake) => {
-                let handshake = *handshake;
-                session.phase = Phase::Live;
-                self.drop_outgoing(handshake);
-                self.arm_session(index);
-            }
-            Phase::Provisional(_) => {
-                self.promote(index);
-                answer = true;
-            }
-            Phase::Refused(refused) => {
-                if let Some(handshake) = refused.handshake.take() {
-                    self.drop_outgoing(handshake);
-                }
-                return Err(DropReason::NotAdmitted);
-            }
-        }
-        if answer {
-            self.send_keep_alive(index);
-        }
-        Ok(())
-    }
-
-    /// Appends a control packet with `payload` to `out`, as a whole datagram.
-    ///
-    /// # Errors
-    /// [`SealError`] when the session is not there, used up, or only exists for a notice that was sealed already.
-    pub fn seal(&mut self, session: SessionId, payload: &[u8], out: &mut Vec<u8>, now: Instant) -> Result<(), SealError> {
-        self.tick(now);
-        let found = self.sessions.get_mut(&session.0).ok_or(SealError::Unknown)?;
-        match &found.phase {
-            Phase::Provisional(_) => return Err(SealError::Unknown),
-            Phase::Refused(Refused { notice: Some(_), .. }) => return Err(SealError::Refused),
-            Phase::Live | Phase::Confirming(_) | Phase::Refused(_) => {}
-        }
-        let start = out.len();
-        found.seal(payload, out)?;
-        if let Phase::Refused(refused) = &mut found.phase {
-            refused.notice = Some(out[start..].into());
-        }
-        if found.is_worn() {
-            self.arm_session(session.0);
-        }
-        Ok(())
-    }
-
-    /// What shards need to know of a session. The data keys count as in use from the first call on: their renewal is due 120 s later.
-    pub fn data_install(&mut self, session: SessionId, peer: PeerId, way: Way) -> Option<Install> {
-        let now = self.now;
-        let found = self.sessions.get_mut(&session.0).filter(|found| matches!(found.phase, Phase::Live | Phase::Confirming(_)))?;
-        let data_at = *found.data_at.get_or_insert(now);
-        Some(Install {
-            session,
-            peer,
-            remote_index: found.remote_index,
-            keys: found.secret.data(found.initiator),
-            cipher: found.cipher,
-            way,
-            rekey_at: data_at + live::REKEY_DATA,
-        })
-    }
-
-    /// IP flowed on a session.
-    pub fn mark_data(&mut self, session: SessionId) {
-        let now = self.now;
-        let Some(found) = self.sessions.get_mut(&session.0) else { return };
-        if !found.data_flowed {
-            found.data_flowed = true;
-            found.data_at.get_or_insert(now);
-            self.arm_session(session.0);
-        }
-    }
-
     /// Where a renewal of the session by timer is sent.
     pub fn set_path(&mut self, session: SessionId, path: Path) {
         if let Some(found) = self.sessions.get_mut(&session.0) {
@@ -630,15 +357,6 @@ impl Sessions {
 
     fn session_indices(&self) -> Vec<u32> {
         self.sessions.keys().copied().collect()
-    }
-
-    fn send_keep_alive(&mut self, index: u32) {
-        let Some(session) = self.sessions.get_mut(&index) else { return };
-        let mut datagram = Vec::new();
-        let path = session.path;
-        if session.seal(&[PayloadKind::KeepAlive.byte()], &mut datagram).is_ok() {
-            self.transmit(path, datagram);
-        }
     }
 
     fn has_room(&self) -> bool {

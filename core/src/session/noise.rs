@@ -24,6 +24,7 @@ pub(super) enum Pattern<'a> {
         /// Our X25519 secret.
         dh_secret: &'a [u8; 32],
         /// Its public key.
+        #[cfg_attr(not(feature = "stand-in"), expect(dead_code, reason = "the real handshake computes it"))]
         dh_public: [u8; 32],
     },
     /// NNpsk0: both ends know the resumption secret of an earlier session.
@@ -83,7 +84,13 @@ impl Noise {
         }
     }
 
-    /// Reads the next message and returns its payload. After an error the next one may still be read.
+    /// Reads the next message and returns its payload.
+    ///
+    /// After an error another message may be tried, with one exception: an m3 whose static key is right and whose payload is not leaves the state
+    /// unusable, and the handshake runs into its time limit. Only a member of the realm on the way of the datagrams can cause it, who could as well drop them.
+    ///
+    /// # Errors
+    /// [`BadMessage`] when it was not made for this state.
     pub(super) fn read(&mut self, message: &[u8]) -> Result<Vec<u8>, BadMessage> {
         match self {
             Self::Real(state) => {

@@ -135,7 +135,7 @@ impl Sessions {
             refused.handshake = Some(handshake);
         }
         let session = SessionId(index);
-        self.events.push_back(SessionEvent::Refused { path, node: Some(node), why: why.clone(), session: Some(session) });
+        self.events.push_back(SessionEvent::Refused { path, node: Some(node), why, session: Some(session) });
         self.events.push_back(SessionEvent::Ended { session, node, why: EndReason::Certificate(why) });
     }
 

@@ -276,3 +276,10 @@ fn the_stand_in_gives_the_same_events_in_the_same_order() {
         assert_eq!(run(CryptoMode::Real), run(CryptoMode::StandIn), "seed {seed}");
     }
 }
+
+#[test]
+fn a_session_is_small() {
+    // A simulation holds ten thousand nodes with a dozen sessions each.
+    let size = size_of::<Session>();
+    assert!(size <= 640, "{size} bytes");
+}

@@ -11,6 +11,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::shard::table::{PeerId, Way};
 use crate::wire::{DatagramType, classify};
 
 pub(super) use members::{DAY, Group, START};
@@ -29,6 +30,7 @@ pub(super) const LATENCY: Duration = Duration::from_millis(20);
 /// How late a late one is.
 pub(super) const LATE: Duration = Duration::from_secs(2);
 
+pub(super) type Tamper = Box<dyn FnMut(&mut Vec<u8>)>;
 pub(super) type Judge = Box<dyn FnMut(usize, &[u8]) -> Fate>;
 
 pub(super) struct Net {
@@ -43,7 +45,7 @@ pub(super) struct Net {
     pub(super) drops: Vec<DropReason>,
     pub(super) judge: Judge,
     /// Changes datagrams on their way.
-    pub(super) tamper: Box<dyn FnMut(&mut Vec<u8>)>,
+    pub(super) tamper: Tamper,
 }
 
 pub(super) fn path_to(end: usize) -> Path {

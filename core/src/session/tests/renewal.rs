@@ -34,11 +34,11 @@ fn a_quiet_session_is_resumed_after_an_hour_by_its_initiator() {
     assert_eq!(count(&net, Kind::R1), 0);
     net.run_for(3 * SECOND);
     assert_eq!((count(&net, Kind::R1), count(&net, Kind::R2), count(&net, Kind::M1)), (1, 1, 1));
-    for end in 0..2 {
+    for (end, old) in old.into_iter().enumerate() {
         let all = resumptions(&net, end);
         assert_eq!(all.len(), 2);
-        assert_eq!((all[1].1, all[1].2), (Some(old[end]), end == 0));
-        assert!(net.ends[end].info(old[end]).unwrap().replaced);
+        assert_eq!((all[1].1, all[1].2), (Some(old), end == 0));
+        assert!(net.ends[end].info(old).unwrap().replaced);
         let info = net.ends[end].info(all[1].0).unwrap();
         assert!(info.confirmed && info.certificate.node_id() == net.ends[1 - end].identity().node_id());
     }
@@ -47,11 +47,11 @@ fn a_quiet_session_is_resumed_after_an_hour_by_its_initiator() {
     net.run_for(SECOND);
     assert_eq!(net.opened[1].last(), Some(&(old[1], b"\x7flate".to_vec())));
     net.run_for(GRACE + SECOND);
-    for end in 0..2 {
+    for (end, old) in old.into_iter().enumerate() {
         assert!(
             net.events[end]
                 .iter()
-                .any(|event| matches!(event, SessionEvent::Ended { session, why: EndReason::Superseded, .. } if *session == old[end]))
+                .any(|event| matches!(event, SessionEvent::Ended { session, why: EndReason::Superseded, .. } if *session == old))
         );
         assert_eq!(net.ends[end].sessions.len(), 1);
     }
@@ -109,8 +109,8 @@ fn each_message_of_a_resumption_lost_doubled_or_late_still_renews() {
                     (0..2).map(|end| resumptions(&net, end).iter().filter(|(_, from, _)| *from == Some(old[end])).count()).collect();
                 assert_eq!(starts, if both { [2, 2] } else { [1, 1] }, "{kind:?} {fate:?} both: {both}");
                 net.run_for(GRACE + 12 * SECOND);
-                for end in 0..2 {
-                    assert!(net.ends[end].info(old[end]).is_none());
+                for (end, old) in old.into_iter().enumerate() {
+                    assert!(net.ends[end].info(old).is_none());
                     assert!(net.ends[end].outgoing.is_empty() && net.ends[end].half_open == 0);
                 }
                 net.assert_agreement();
