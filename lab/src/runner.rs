@@ -20,7 +20,9 @@ pub fn run_tests(tests: &[Test]) -> ! {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let exact = args.iter().any(|arg| arg == "--exact");
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| if exact { name == *filter } else { name.contains(filter.as_str()) });
+    let wanted = |name: &str| {
+        filters.is_empty() || filters.iter().any(|filter| if exact { name == *filter } else { name.contains(filter.as_str()) })
+    };
     let chosen: Vec<&Test> = tests.iter().filter(|(name, _)| wanted(name)).collect();
     if args.iter().any(|arg| arg == "--list") {
         for (name, _) in chosen {

@@ -68,7 +68,12 @@ fn cables_have_an_mtu() -> Result<()> {
     let target = b.ipv4();
     let socket = a.run(|| UdpSocket::bind("0.0.0.0:0"))??;
     // Don't fragment, and believe nobody: what is too big for the far cable must vanish.
-    annulus_tun_bridge::sys::set_option(std::os::fd::AsFd::as_fd(&socket), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+    annulus_tun_bridge::sys::set_option(
+        std::os::fd::AsFd::as_fd(&socket),
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::IP_PMTUDISC_PROBE,
+    )?;
     let receiver = b.run(move || UdpSocket::bind((target, 7000)))??;
     receiver.set_read_timeout(Some(Duration::from_millis(500)))?;
     let mut buf = [0; 2000];
