@@ -33,7 +33,7 @@ impl Config {
         let mut rows = Vec::new();
         let mut json = Vec::new();
         for group in &groups {
-            let member = identity::load(group, wall).map_err(Failure::usage)?;
+            let member = identity::load(group).map_err(Failure::usage)?;
             let certificate = member.identity.certificate();
             let days = certificate.not_after().saturating_since(wall) / 86_400;
             rows.push([group.name.clone(), certificate.node_name().to_owned(), certificate.user().to_owned(), format!("{days} days"), group.file.display().to_string()]);

@@ -77,3 +77,16 @@ impl std::error::Error for Failure {}
 pub fn code_of(error: &anyhow::Error) -> Exit {
     error.downcast_ref::<Failure>().map_or(Exit::Failed, |failure| failure.exit)
 }
+
+/// The end of a binary's `main`: a failure goes to standard error, its code to the system.
+#[must_use]
+pub fn conclude(ended: anyhow::Result<Exit>) -> ExitCode {
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "annulus: {error:#}");
+            code_of(&error).into()
+        }
+    }
+}

@@ -5,15 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use annulus_core::config::GeometryKind;
+use annulus_core::group::{CaCertificate, Certificate, check_group_name};
 use annulus_core::shard::table::Prefix;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::config::{self, ConfigError, Document};
 use crate::files::FileError;
-use crate::settings::is_plain_name;
+use crate::settings::is_device_name;
 use crate::state::unhex;
-use crate::{files, pem};
+use crate::files;
 
 /// Groups of one daemon at most: a receiver index has 4 bits for the realm.
 pub const MAX_GROUPS: usize = 16;
@@ -44,6 +45,9 @@ pub struct GroupText {
     /// Name of the TUN device of this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tun_name: Option<String>,
+    /// Start although a network of the group overlaps with one of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_overlap: Option<bool>,
     /// 64 hexadecimal digits, known to members only: why this file is 0600.
     pub realm_key: String,
     /// The group's CA certificates in PEM, up to four while one follows another.
@@ -92,14 +96,16 @@ pub struct GroupFile {
     pub has_addresses: Option<bool>,
     /// Name of the TUN device, if the file gives one.
     pub tun_name: Option<String>,
+    /// Whether networks of the group may overlap with those of this host.
+    pub allow_overlap: bool,
     /// The realm key.
     pub realm_key: Zeroizing<[u8; 32]>,
-    /// The CA certificates in DER.
-    pub ca_certificates: Vec<Vec<u8>>,
+    /// The CA certificates.
+    pub ca_certificates: Vec<CaCertificate>,
     /// The file with the keys.
     pub key: PathBuf,
-    /// The certificate in DER.
-    pub certificate: Vec<u8>,
+    /// The node's certificate; its form is right, who signed it was not looked at.
+    pub certificate: Certificate,
     /// Where the certificate came from, for messages.
     pub certificate_source: PathBuf,
 }
@@ -121,8 +127,11 @@ impl GroupFile {
 
     fn check(document: &Document<GroupText>) -> Result<Self, ConfigError> {
         let text = &document.content;
-        if !is_plain_name(&text.name) {
-            return Err(document.fault("name", format!("`{}` is no group name: 1 to 32 letters, digits, - or _", text.name), None));
+        check_group_name(&text.name).map_err(|error| document.fault("name", error.to_string(), None))?;
+        if let Some(name) = text.tun_name.as_deref()
+            && !is_device_name(name)
+        {
+            return Err(document.fault("tun_name", format!("`{name}` is no name for a network device: 1 to 13 letters, digits, -, _ or ."), None));
         }
         let geometry = match text.geometry.as_deref() {
             None | Some("symphony") => GeometryKind::Symphony,
@@ -145,7 +154,7 @@ impl GroupFile {
         let Some(realm_key) = realm_key else {
             return Err(document.fault("realm_key", "is not 64 hexadecimal digits", Some("take the group's file as it was issued".into())));
         };
-        let ca_certificates = pem::decode(&text.ca_certificates, "CERTIFICATE").map_err(|error| document.fault("ca_certificates", error.to_string(), None))?;
+        let ca_certificates = CaCertificate::bundle_from_pem(&text.ca_certificates).map_err(|error| document.fault("ca_certificates", error.to_string(), None))?;
         let (certificate, certificate_source) = certificate(document)?;
         Ok(Self {
             file: document.file.clone(),
@@ -156,6 +165,7 @@ impl GroupFile {
             bootstrap,
             has_addresses: text.has_addresses,
             tun_name: text.tun_name.clone(),
+            allow_overlap: text.allow_overlap.unwrap_or(false),
             realm_key: Zeroizing::new(realm_key),
             ca_certificates,
             key: document.resolve(&text.key),
@@ -165,7 +175,7 @@ impl GroupFile {
     }
 }
 
-fn certificate(document: &Document<GroupText>) -> Result<(Vec<u8>, PathBuf), ConfigError> {
+fn certificate(document: &Document<GroupText>) -> Result<(Certificate, PathBuf), ConfigError> {
     let (key, text, source) = match (&document.content.certificate, &document.content.certificate_pem) {
         (Some(path), None) => {
             let path = document.resolve(path);
@@ -175,8 +185,8 @@ fn certificate(document: &Document<GroupText>) -> Result<(Vec<u8>, PathBuf), Con
         (None, None) => return Err(document.fault("certificate", "is missing", Some("name the file with this node's certificate".into()))),
         (Some(_), Some(_)) => return Err(document.fault("certificate_pem", "stands beside `certificate`", Some("keep one of both".into()))),
     };
-    let mut blocks = pem::decode(&text, "CERTIFICATE").map_err(|error| document.fault(key, error.to_string(), None))?;
-    Ok((blocks.swap_remove(0), source))
+    let certificate = Certificate::from_pem(&text).map_err(|error| document.fault(key, format!("{}: {error}", source.display()), None))?;
+    Ok((certificate, source))
 }
 
 /// `ADDRESS/LENGTH`, without bits behind the length.
@@ -234,18 +244,25 @@ pub fn load_all(directory: &Path) -> Result<Vec<GroupFile>, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use annulus_core::group::{Authority, Parameters, Profile};
+    use annulus_core::rng::Rng;
+    use annulus_core::time::UnixTime;
     use std::os::unix::fs::PermissionsExt;
 
     fn sample() -> GroupText {
+        let mut rng = Rng::new([3; 32]);
+        let now = UnixTime(1_800_000_000);
+        let authority = Authority::init(&Parameters::new("lab"), &mut rng, now).unwrap();
+        let identity = authority.enrol(&Profile::new("ada", "a", now), &mut rng).unwrap();
         GroupText {
             name: "lab".into(),
             ipv4_network: Some("10.200.0.0/16".into()),
             ipv6_network: "fd00:1:2:3::/64".into(),
             bootstrap: vec!["192.0.2.1:7171".into(), "seed.example.org:7171".into(), "[2001:db8::1]:1".into()],
             realm_key: "0f".repeat(32),
-            ca_certificates: pem::encode("CERTIFICATE", b"ca"),
+            ca_certificates: authority.certificate().to_pem(),
             key: "lab/node.key".into(),
-            certificate_pem: Some(pem::encode("CERTIFICATE", b"own")),
+            certificate_pem: Some(identity.certificate().to_pem()),
             ..GroupText::default()
         }
     }
@@ -263,7 +280,7 @@ mod tests {
         let group = GroupFile::load(&write(dir.path(), "lab.toml", &sample())).unwrap();
         assert_eq!(group.ipv4_network.unwrap().to_string(), "10.200.0.0/16");
         assert_eq!(group.bootstrap[1], BootstrapHost::Name("seed.example.org".into(), 7171));
-        assert_eq!((group.ca_certificates[0].as_slice(), group.certificate.as_slice()), (&b"ca"[..], &b"own"[..]));
+        assert_eq!((group.ca_certificates.len(), group.certificate.node_name()), (1, "a"));
         assert_eq!(group.key, dir.path().join("lab/node.key"));
         assert_eq!(*group.realm_key, [0x0f; 32]);
     }

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod exit;
 pub mod files;
 pub mod group_file;

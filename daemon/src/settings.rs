@@ -1,5 +1,6 @@
 //! What a daemon was told: flags over environment over file over default.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +51,34 @@ pub struct Flags {
     /// Use state that was made on another machine as this machine's own
     #[arg(long)]
     pub adopt_state: bool,
+}
+
+impl Flags {
+    /// The same flags as a command line, for a process that is started with them.
+    #[must_use]
+    pub fn to_arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        let mut add = |flag: &str, value: Option<OsString>| {
+            if let Some(value) = value {
+                arguments.extend([OsString::from(flag), value]);
+            }
+        };
+        let value_name = |value: clap::builder::PossibleValue| OsString::from(value.get_name());
+        add("--config", self.config.clone().map(Into::into));
+        add("--instance", self.instance.clone().map(Into::into));
+        add("--state-dir", self.state_dir.clone().map(Into::into));
+        add("--control-socket", self.control_socket.clone().map(Into::into));
+        add("--listen", self.listen.map(|listen| listen.0.to_string().into()));
+        add("--tun-name", self.tun_name.clone().map(Into::into));
+        add("--tun-backend", self.tun_backend.and_then(|backend| backend.to_possible_value()).map(value_name));
+        add("--workers", self.workers.map(|workers| workers.to_string().into()));
+        add("--log-level", self.log_level.clone().map(Into::into));
+        add("--log-format", self.log_format.and_then(|format| format.to_possible_value()).map(value_name));
+        if self.adopt_state {
+            arguments.push("--adopt-state".into());
+        }
+        arguments
+    }
 }
 
 /// The UDP address to listen on.
@@ -114,6 +143,15 @@ impl TryFrom<WorkersText> for Workers {
         match value {
             WorkersText::Number(count) => count.to_string().parse(),
             WorkersText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl core::fmt::Display for Workers {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Count(count) => write!(f, "{count}"),
         }
     }
 }
@@ -276,7 +314,7 @@ pub fn is_plain_name(name: &str) -> bool {
     (1..=32).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-fn is_device_name(name: &str) -> bool {
+pub(crate) fn is_device_name(name: &str) -> bool {
     (1..=13).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) && name != "." && name != ".."
 }
 
@@ -316,6 +354,14 @@ mod tests {
             let expected = format!("ANNULUS_{}", argument.get_id().as_str().to_uppercase());
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
         }
+    }
+
+    #[test]
+    fn flags_survive_as_a_command_line() {
+        let line = "x --config /a --instance b --state-dir /c --control-socket /d --listen [::1]:5 --tun-name e --tun-backend tun-tap --workers 1 --log-level debug --log-format json --adopt-state";
+        let flags = Command::try_parse_from(line.split(' ')).unwrap().flags;
+        let again: Vec<OsString> = flags.to_arguments();
+        assert_eq!(again, line.split(' ').skip(1).map(OsString::from).collect::<Vec<_>>());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use libc::{c_int, c_void};
@@ -49,6 +49,17 @@ pub fn tun_attach(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<St
     // SAFETY: the array was zeroed and the kernel ends names with a zero byte within IFNAMSIZ.
     let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
     Ok(name.to_string_lossy().into_owned())
+}
+
+/// A second descriptor of what `fd` names, closed when a program is executed: event loops own what they wait on.
+///
+/// # Errors
+/// `EBADF` if `fd` is not open, `EMFILE` if the process has no descriptor left.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes its argument by value; a number that is no open descriptor is refused by the kernel.
+    let new = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the kernel has just opened it, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
 /// Tells the kernel which offloads (`TUN_F_*`) the reader of a TUN device understands.
