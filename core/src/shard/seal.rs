@@ -95,7 +95,6 @@ impl Shard {
             _ => self.session_for(header.destination)?,
         };
         let session = self.sessions[place as usize].as_deref_mut().expect("a promoted session is installed");
-        session.sender.settle(now);
         let epoch = match self.flows.touch(&flow, session.id, now) {
             Some((entry, gap)) => {
                 entry.epoch = session.sender.choose(entry.epoch, gap, len, now);

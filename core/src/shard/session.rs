@@ -98,11 +98,14 @@ impl Sender {
     /// The way for a packet of `len` bytes of a flow whose last packet took the way of `epoch` and lies `gap` back, and its epoch.
     #[inline]
     pub(super) fn choose(&mut self, epoch: u32, gap: Option<Duration>, len: u16, now: Instant) -> u32 {
-        if let (Some((old, until)), Some(gap)) = (&self.previous, gap)
+        if self.previous.as_ref().is_some_and(|(_, until)| now >= *until) {
+            self.previous = None;
+        }
+        if let (Some((old, _)), Some(gap)) = (&self.previous, gap)
             && old.epoch == epoch
         {
             let pause = old.way.rtt.unwrap_or_default().max(MIN_FLOW_GAP);
-            if now < *until && gap <= pause && len <= old.way.mtu {
+            if gap <= pause && len <= old.way.mtu {
                 return epoch;
             }
         }
@@ -115,14 +118,6 @@ impl Sender {
         match &self.previous {
             Some((old, _)) if old.epoch == epoch && len <= old.way.mtu => old,
             _ => &self.current,
-        }
-    }
-
-    /// Forgets the older way once no flow may take it.
-    #[inline]
-    pub(super) fn settle(&mut self, now: Instant) {
-        if self.previous.as_ref().is_some_and(|(_, until)| now >= *until) {
-            self.previous = None;
         }
     }
 

@@ -7,7 +7,7 @@
 //! | first byte | what | layout (bytes) | file |
 //! | --- | --- | --- | --- |
 //! | `0x00-0x3f` | never ours: STUN shares the socket | - | - |
-//! | `0x90` | handshake | type 1, version and feature bits 4, part and parts 1, kind 1, receiver index 3, sender index 3, realm MAC 16, body | [`handshake`] |
+//! | `0x90` | handshake | type 1, version range 2, feature bits 2, part and parts 1, kind 1 (m1 m2 m3 cookie r1 r2), receiver index 3, sender index 3, realm MAC 16, body | [`handshake`] |
 //! | `0xa0-0xaf` | control packet, lane in the low 4 bits | type and lane 1, receiver index 3, low 32 bits of the counter 4, sealed payload, tag 16 | [`packet`] |
 //! | `0xb0-0xbf` | data packet, lane in the low 4 bits | the same: 24 bytes around an inner IP packet | [`packet`] |
 //! | `0xc0-0xcf` | relay, hops left in the low 4 bits | type and hops 1, circuit index 3, an untouched datagram | [`packet`] |

@@ -211,3 +211,22 @@ fn shards_in_any_order_never_use_a_nonce_twice_and_the_same_seed_gives_the_same_
         }
     }
 }
+
+#[test]
+fn a_larger_packet_of_a_flow_leaves_a_small_way_within_its_batch_too() {
+    let (mut a, _) = pair();
+    set_path(&mut a, Way { mtu: 60, ..way(path(1)) }, false, ms(0));
+    a.sent(&a_to_b(1), ms(0));
+    set_path(&mut a, way(path(2)), false, ms(1));
+    let packets = [a_to_b(1), udp(a.address, B.parse().expect("it is an address"), 1, &[0; 100])];
+    let mut buf = Vec::new();
+    let mut slots = packets.each_ref().map(|packet| {
+        buf.resize(buf.len() + HEADROOM, 0);
+        let slot = Slot { start: buf.len() as u32, len: packet.len() as u16, ..Default::default() };
+        buf.extend_from_slice(packet);
+        buf.resize(buf.len() + TAILROOM, 0);
+        slot
+    });
+    a.shards[0].seal(&mut Batch { buf: &mut buf, slots: &mut slots }, ms(2));
+    assert_eq!(slots.map(|slot| slot.verdict), [1, 2].map(|n| Verdict::Transmit(path(n))));
+}

@@ -54,6 +54,33 @@ fn a_source_that_is_not_the_peers_is_dropped_and_counted() {
 }
 
 #[test]
+fn a_source_of_one_peer_is_not_another_peers_in_the_same_batch() {
+    let (mut a, mut b) = pair();
+    let mut c = Host::new("10.0.0.3", 1);
+    let install = |swapped| {
+        let (session, peer, keys, way) = (SessionId(17), PeerId(8), keys(17, swapped), way(path(1)));
+        let cipher = Cipher::Aes256Gcm;
+        TableUpdate::Install(Box::new(Install { session, peer, remote_index: 17, keys, cipher, way, rekey_at: ms(9_000) }))
+    };
+    b.apply(install(true), ms(0));
+    b.apply(TableUpdate::Source { prefix: Prefix::host(c.address), peer: PeerId(8) }, ms(0));
+    c.apply(install(false), ms(0));
+    c.apply(TableUpdate::Promote { peer: PeerId(8), session: SessionId(17) }, ms(0));
+    c.apply(TableUpdate::Route { prefix: Prefix::host(b.address), peer: PeerId(8) }, ms(0));
+    let own = udp(c.address, b.address, 1, b"x");
+    let datagrams = [a.sent(&a_to_b(1), ms(1)).1, c.sent(&a_to_b(1), ms(1)).1, c.sent(&own, ms(1)).1, a.sent(&own, ms(1)).1];
+    let mut start = 0;
+    let mut slots = datagrams.each_ref().map(|datagram| {
+        let slot = Slot { start, len: datagram.len() as u16, from: path(1), ..Default::default() };
+        start += datagram.len() as u32;
+        slot
+    });
+    b.shards[0].open(&mut Batch { buf: &mut datagrams.concat(), slots: &mut slots }, ms(1));
+    let spoofed = Verdict::Drop(DropReason::SpoofedSource);
+    assert_eq!(slots.map(|slot| slot.verdict), [Verdict::Deliver, spoofed, Verdict::Deliver, spoofed]);
+}
+
+#[test]
 fn a_packet_for_somebody_else_or_no_packet_at_all_is_dropped() {
     let (mut a, mut b) = pair();
     let elsewhere: IpAddr = "10.0.0.77".parse().expect("it is an address");
