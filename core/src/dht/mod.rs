@@ -321,7 +321,7 @@ impl Dht {
 
     /// The ring view changed: hand-over with new neighbours starts; nothing is granted until it is finished.
     pub fn ring_changed(&mut self, view: &RingView, at: At<'_>) {
-        let before = self.ring.near().to_vec();
+        let before = self.ring.vicinity().to_vec();
         if self.ring.update(view) {
             self.sync_with_neighbours(&before, at);
         }

@@ -153,7 +153,7 @@ impl Dht {
         self.ops.insert(id, op);
         match verify {
             Some((bundle, from)) => self.check(bundle, &[], from, Why::Verify { op: id }, at),
-            None => self.read(id, at),
+            None => self.read(id),
         }
     }
 
@@ -167,7 +167,7 @@ impl Dht {
                 self.take_votes_back(id);
                 self.finish(id, Err(error), at);
             } else if op.phase == Phase::Pausing {
-                self.read(id, at);
+                self.read(id);
             } else {
                 self.conclude(id, at);
             }
@@ -184,7 +184,7 @@ impl Dht {
     }
 
     /// Begins a round.
-    fn read(&mut self, id: OpId, at: At<'_>) {
+    fn read(&mut self, id: OpId) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         op.phase = Phase::Reading;
         op.round += 1;
@@ -204,11 +204,10 @@ impl Dht {
             // Reads ask the closest node first; whoever writes must know the replicas from several sides.
             let writes = !matches!(op.operation, Operation::Get { .. });
             op.asked_around = writes;
-            let around = self.ring.probes(&point);
+            let around = self.ring.probes(&point, op.round / 2);
             let points = core::iter::once(point).chain(around.into_iter().filter(|_| writes));
             points.for_each(|point| self.ask(id, point, None));
         }
-        let _ = at;
         self.dirty.insert(id);
     }
 
@@ -329,8 +328,8 @@ impl Dht {
                 if let Some(op) = self.ops.get_mut(&id) {
                     op.asked_around = true;
                 }
-                let point = self.ops[&id].point;
-                self.ring.probes(&point).into_iter().for_each(|point| self.ask(id, point, None));
+                let (point, round) = (self.ops[&id].point, self.ops[&id].round / 2);
+                self.ring.probes(&point, round).into_iter().for_each(|point| self.ask(id, point, None));
             } else if !self.dirty.contains(&id) {
                 self.conclude(id, at);
             }

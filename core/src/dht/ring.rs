@@ -23,6 +23,8 @@ pub struct Ring {
     size: u64,
     /// Live neighbours in ascending order of ID, without the local node.
     near: Vec<NodeId>,
+    /// [`DEGREE`] nodes on each side, in ascending order: when none of them changes, neither does what the local node holds.
+    vicinity: Vec<NodeId>,
     /// Live neighbours and those further ones that they told of, in ascending order, without the local node.
     all: Vec<NodeId>,
 }
@@ -31,10 +33,10 @@ impl Ring {
     /// A view of nothing yet: not consistent, alone.
     #[must_use]
     pub const fn new(local: NodeId) -> Self {
-        Self { local, consistent: false, size: 1, near: Vec::new(), all: Vec::new() }
+        Self { local, consistent: false, size: 1, near: Vec::new(), vicinity: Vec::new(), all: Vec::new() }
     }
 
-    /// Takes over a new view; returns whether the near neighbours changed.
+    /// Takes over a new view; returns whether what the local node holds may have changed by it.
     pub fn update(&mut self, view: &RingView) -> bool {
         let mut near: Vec<NodeId> = view.successors.iter().chain(&view.predecessors).copied().filter(|node| *node != self.local).collect();
         near.sort_unstable();
@@ -42,7 +44,13 @@ impl Ring {
         let mut all: Vec<NodeId> = near.iter().chain(&view.known).copied().filter(|node| *node != self.local).collect();
         all.sort_unstable();
         all.dedup();
-        let changed = near != self.near;
+        let mut around = all.clone();
+        around.sort_unstable_by_key(|node| self.local.clockwise_to(node));
+        let mut vicinity: Vec<NodeId> = around.iter().take(DEGREE).chain(around.iter().rev().take(DEGREE)).chain(&near).copied().collect();
+        vicinity.sort_unstable();
+        vicinity.dedup();
+        let changed = near != self.near || vicinity != self.vicinity;
+        self.vicinity = vicinity;
         self.consistent = view.consistent;
         self.size = view.size_estimate.max(near.len() as u64 + 1);
         self.near = near;
@@ -66,6 +74,12 @@ impl Ring {
     #[must_use]
     pub fn near(&self) -> &[NodeId] {
         &self.near
+    }
+
+    /// The nodes whose coming and going changes what the local node holds, in ascending order.
+    #[must_use]
+    pub fn vicinity(&self) -> &[NodeId] {
+        &self.vicinity
     }
 
     /// Number of replicas that a record can have: [`DEGREE`], or all nodes where there are fewer.
@@ -116,13 +130,14 @@ impl Ring {
         self.size > self.all.len() as u64 + 1
     }
 
-    /// Points around `point`, one and two mean node distances away on both sides: the nodes closest to them know the replicas of `point`
-    /// independently of the one that is closest to it.
+    /// Points around `point`: the nodes closest to them know its replicas independently of the one that is closest to it. Two lie within the replicas'
+    /// arc, two beyond it but within what its nodes know; each further `round` reaches for others.
     #[must_use]
-    pub fn probes(&self, point: &NodeId) -> [NodeId; 4] {
+    pub fn probes(&self, point: &NodeId, round: u32) -> [NodeId; 4] {
         let spacing = u64::MAX / self.size.max(1);
-        let (one, two) = (Distance::from_prefix(spacing), Distance::from_prefix(spacing.saturating_mul(2)));
-        [point.plus(&one), point.less(&one), point.plus(&two), point.less(&two)]
+        let away = |spacings: u32| Distance::from_prefix(spacing.saturating_mul(u64::from(spacings)));
+        let (near, far) = (away(1 + round % 3), away(4 + 2 * (round % 3)));
+        [point.plus(&near), point.less(&near), point.plus(&far), point.less(&far)]
     }
 
     /// Whether `node` may be a replica of `point`, by its distance.

@@ -66,7 +66,7 @@ impl Dht {
     pub(super) fn sync_with_neighbours(&mut self, before: &[NodeId], at: At<'_>) {
         let near: BTreeSet<NodeId> = self.ring.near().iter().copied().collect();
         self.sync.from.retain(|node, _| near.contains(node));
-        let lost_one = before.iter().any(|node| !near.contains(node));
+        let lost_one = before.iter().any(|node| self.ring.vicinity().binary_search(node).is_err());
         let whom: Vec<NodeId> = near.into_iter().filter(|node| lost_one || !before.contains(node)).collect();
         for node in whom {
             self.sync.from.insert(node, From { more: true, ..From::default() });
