@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::dht::claim::{sign_grant, sign_record};
-use crate::group::{Roles, Trust};
+use crate::group::{Authority, Parameters, Profile, Roles, Trust};
 use crate::shard::table::Prefix;
 use crate::wire::dht::{Answer, Found, Offer};
 
 /// Wall-clock time at the start of every test network.
 pub(crate) const WALL: UnixTime = UnixTime(1_800_000_000);
 
+fn authority() -> &'static Authority {
+    static AUTHORITY: std::sync::OnceLock<Authority> = std::sync::OnceLock::new();
+    AUTHORITY.get_or_init(|| Authority::init(&Parameters::new("test"), &mut Rng::new([9; 32]), UnixTime(WALL.0 - 2 * 365 * 24 * 3_600)).expect("valid"))
+}
+
 pub(crate) fn trust() -> Trust {
-    Trust
+    authority().trust()
 }
 
 pub(crate) fn config() -> Config {
@@ -41,10 +46,11 @@ impl Member {
     pub(crate) fn identity(&self) -> Identity {
         let mut seed = [0x5a; 32];
         seed[..8].copy_from_slice(&self.number.to_be_bytes());
-        let key = ed25519_dalek::SigningKey::from_bytes(&seed);
-        let until = WALL.plus_secs(400 * 24 * 3600);
-        let certificate = Certificate::make(&self.user, &self.name, key.verifying_key().to_bytes(), self.roles, &self.addresses, WALL, until);
-        Identity::new(seed, [0; 32], certificate).expect("made of its own key")
+        let mut profile = Profile::new(&self.user, &self.name, UnixTime(WALL.0 - 366 * 24 * 3_600));
+        profile.roles = self.roles;
+        profile.addresses.clone_from(&self.addresses);
+        profile.lifetime = Duration::from_secs(2 * 366 * 24 * 3_600);
+        authority().enrol(&profile, &mut Rng::new(seed)).expect("within the profile's limits")
     }
 }
 
@@ -79,7 +85,8 @@ pub(crate) struct Net {
     rng: Rng,
     queue: BTreeMap<(Instant, u64), Message>,
     sent: u64,
-    waiting: BTreeMap<ReplyTo, (usize, u64)>,
+    /// Who asked, by the number of the reply.
+    waiting: Vec<(ReplyTo, usize, u64)>,
     pub requests: u64,
     /// Which ring each host is in.
     pub rings: Vec<u8>,
@@ -97,7 +104,7 @@ impl Net {
             rng: Rng::new([3; 32]),
             queue: BTreeMap::new(),
             sent: 0,
-            waiting: BTreeMap::new(),
+            waiting: Vec::new(),
             requests: 0,
             rings: Vec::new(),
         };
@@ -138,7 +145,7 @@ impl Net {
         let successors: Vec<NodeId> = others.iter().take(4).copied().collect();
         let predecessors: Vec<NodeId> = others.iter().rev().take(4).copied().collect();
         let known = others.iter().take(8).chain(others.iter().rev().take(8)).copied().collect();
-        RingView { consistent: true, size_estimate: others.len() as u64 + 1, successors, predecessors, known }
+        RingView { local: me, consistent: true, size_estimate: others.len() as u64 + 1, successors, predecessors, known }
     }
 
     fn members(&self, ring: u8) -> impl Iterator<Item = usize> {
@@ -181,13 +188,14 @@ impl Net {
                     let delay = Duration::from_micros(5_000 + self.rng.below(20_000));
                     let (delay, message) = match to {
                         Some(to) => (delay, Message::Request { from: host, token, to, method, body }),
-                        None => (Duration::from_secs(3), Message::Reply { to: host, token, result: Err(RequestError::TimedOut) }),
+                        None => (Duration::from_secs(3), Message::Reply { to: host, token, result: Err(RequestError::Timeout) }),
                     };
                     self.send(delay, message);
                 }
                 DhtAction::Reply { to, body } => {
-                    let (asker, token) = self.waiting.remove(&to).expect("replied once");
-                    let body = body.map(|body| self.falsify(host, body)).map_err(RequestError::Refused);
+                    let place = self.waiting.iter().position(|(reply, ..)| *reply == to).expect("replied once");
+                    let (_, asker, token) = self.waiting.swap_remove(place);
+                    let body = body.map(|body| self.falsify(host, body)).map_err(RequestError::Remote);
                     assert!(body.as_ref().map_or(0, Bytes::len) <= wire::MAX_BODY + 1);
                     let node = self.hosts[host].identity.node_id();
                     let delay = Duration::from_micros(5_000 + self.rng.below(20_000));
@@ -242,7 +250,7 @@ impl Net {
         match message {
             Message::Request { from, token, to, method, body } => {
                 if !self.hosts[to].alive || self.rings[to] != self.rings[from] {
-                    return self.send(Duration::from_secs(3), Message::Reply { to: from, token, result: Err(RequestError::TimedOut) });
+                    return self.send(Duration::from_secs(3), Message::Reply { to: from, token, result: Err(RequestError::Timeout) });
                 }
                 let node = self.hosts[from].identity.node_id();
                 if let Some(reply) = self.lie(to, method, &body) {
@@ -250,8 +258,8 @@ impl Net {
                     return self.send(Duration::from_millis(1), Message::Reply { to: from, token, result: Ok((me, reply)) });
                 }
                 self.sent += 1;
-                let reply = ReplyTo(self.sent);
-                self.waiting.insert(reply, (from, token));
+                let reply = ReplyTo::new(node, self.sent as u32);
+                self.waiting.push((reply, from, token));
                 self.with(to, |dht, at| dht.handle_request(node, method, &body, reply, at));
             }
             Message::Reply { to, token, result } => {

@@ -266,7 +266,7 @@ fn one_node_and_one_user_may_store_so_much_and_no_more() {
 
 #[test]
 fn name_spaces_are_enforced_by_every_storing_node() {
-    let admin = Member { roles: Roles(Roles::MEMBER.0 | Roles::ADMIN.0), ..Member::new(0) };
+    let admin = Member { roles: Roles::MEMBER.with(Roles::ADMIN), ..Member::new(0) };
     let fixed = Prefix::host([10, 200, 9, 9].into());
     let mut net = Net::of(vec![admin, Member::new(1), Member { addresses: vec![fixed], ..Member::new(2) }, Member::new(3), Member::new(4)]);
     let ids: Vec<NodeId> = net.hosts.iter().map(|host| host.identity.node_id()).collect();
@@ -472,7 +472,7 @@ fn requests_that_are_not_well_formed_are_answered_with_an_error() {
         for body in [&b""[..], &b"\x05x/abc"[..], &[0xff; 700][..]] {
             let trust = testing::trust();
             let at = At { trust: &trust, now: net.now, wall: WALL };
-            net.hosts[0].dht.handle_request(NodeId([1; 20]), method, body, ReplyTo(1), at);
+            net.hosts[0].dht.handle_request(NodeId([1; 20]), method, body, ReplyTo::new(NodeId([1; 20]), 1), at);
             let mut replies = 0;
             while let Some(action) = net.hosts[0].dht.poll_action() {
                 replies += u32::from(matches!(action, DhtAction::Reply { .. }));
