@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ca;
 mod configuration;
 mod control;
 mod hosts;
@@ -22,7 +23,12 @@ use output::Output;
 
 /// A self-hosted peer-to-peer VPN.
 #[derive(Parser, Debug)]
-#[command(name = "annulus", version, arg_required_else_help = true, after_help = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 timed out or not connected, 77 not possible here.")]
+#[command(
+    name = "annulus",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 timed out or not connected, 77 not possible here."
+)]
 struct Cli {
     /// Print one JSON object on standard output, everything else on standard error
     #[arg(long, global = true)]
@@ -47,6 +53,9 @@ enum Verb {
     Trace(ping::Trace),
     /// Show names and addresses of members, or write them to /etc/hosts
     Hosts(hosts::Hosts),
+    /// Found a group, issue and revoke certificates
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Run the daemon under systemd
     #[command(subcommand)]
     Service(service::Service),
@@ -73,7 +82,12 @@ struct Target {
 
 impl Target {
     fn settings(&self) -> Result<Settings, Failure> {
-        let flags = Flags { config: self.config.clone(), instance: self.instance.clone(), control_socket: self.control_socket.clone(), ..Flags::default() };
+        let flags = Flags {
+            config: self.config.clone(),
+            instance: self.instance.clone(),
+            control_socket: self.control_socket.clone(),
+            ..Flags::default()
+        };
         Settings::new(&flags).map_err(Failure::usage)
     }
 }
@@ -92,6 +106,7 @@ pub fn run() -> ExitCode {
         Verb::Ping(verb) => verb.run(&output),
         Verb::Trace(verb) => verb.run(&output),
         Verb::Hosts(verb) => verb.run(&output),
+        Verb::Ca(verb) => verb.run(&output),
         Verb::Service(verb) => verb.run(&output),
         Verb::Config(verb) => verb.run(&output),
         Verb::Version => version(&output),
@@ -136,7 +151,15 @@ mod tests {
 
     #[test]
     fn wrong_use_ends_with_code_2() {
-        for line in ["annulus dance", "annulus ping", "annulus up --runtime java", "annulus ping x -c 0", "annulus up --workers 3", "annulus up --listen nowhere", "annulus up --wait soon"] {
+        for line in [
+            "annulus dance",
+            "annulus ping",
+            "annulus up --runtime java",
+            "annulus ping x -c 0",
+            "annulus up --workers 3",
+            "annulus up --listen nowhere",
+            "annulus up --wait soon",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

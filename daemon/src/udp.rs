@@ -440,9 +440,8 @@ mod tests {
 
     /// `count` slots of `len` bytes, `gap` apart, the last one 100 bytes shorter.
     fn slots(count: usize, len: u16, gap: u32, ecn: u8) -> (Vec<u8>, Vec<Slot>) {
-        let mut slots: Vec<_> = (0..count as u32)
-            .map(|i| Slot { start: i * (u32::from(len) + gap), len, ecn: Ecn(ecn), ..Slot::default() })
-            .collect();
+        let mut slots: Vec<_> =
+            (0..count as u32).map(|i| Slot { start: i * (u32::from(len) + gap), len, ecn: Ecn(ecn), ..Slot::default() }).collect();
         slots.last_mut().unwrap().len -= 100;
         let buf = (0..count * (usize::from(len) + gap as usize)).map(|i| (i / 3) as u8).collect();
         (buf, slots)

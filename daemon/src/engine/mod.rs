@@ -14,6 +14,7 @@
 //! A token stays marked until its source had nothing left, so level- and edge-triggered waiting both work. Each turn gives every readable source the same
 //! bounded share, so that no flood on one starves the others.
 
+mod core_plane;
 mod events;
 mod groups;
 mod host;
@@ -42,11 +43,12 @@ use crate::signals::{Signals, Wish};
 use crate::state::{StateDir, StateWriter};
 use crate::supervise::Supervision;
 
+pub use core_plane::CorePlane;
 use groups::{Concern, Group};
 pub use host::{Device, Host};
 pub use plane::{Plane, View};
 use requests::Requests;
-pub use start::{Parts, bootstrap, gather, has_addresses, hardware_aes};
+pub use start::{Parts, bootstrap, gather, hardware_aes, has_addresses};
 
 /// Messages taken from one socket in one pass: 32 merged ones can be 2 MB, a few ms of work.
 const RECEIVE_MESSAGES: usize = 32;
@@ -456,20 +458,24 @@ impl<P: Plane> Engine<P> {
         }
     }
 
-    /// Tells the nodes the wall clock, never before the latest time that was seen signed.
+    /// Tells the nodes the wall clock, never before the latest time that was seen signed, and what the operator has put beside their files.
     fn tell_time(&mut self, now: Instant) {
         self.next_wall = now + WALL_INTERVAL;
         let wall = clock::wall();
         for group in &mut self.groups {
             let signed = UnixTime(group.state().signed_time);
             self.plane.command(group.realm, Command::WallClock(wall.max(signed)), now);
-            let behind = (wall < signed).then(|| format!("this host's clock is {} s behind the latest time seen signed; set it", signed.saturating_since(wall)));
+            let behind = (wall < signed)
+                .then(|| format!("this host's clock is {} s behind the latest time seen signed; set it", signed.saturating_since(wall)));
             if group.concern(Concern::Clock, behind.clone())
                 && let Some(text) = behind
             {
                 tracing::warn!(group = group.name, "{text}");
             }
             group.check_certificate(wall.max(signed));
+            if let Some(list) = group.dropped_in_list() {
+                self.plane.command(group.realm, Command::RevocationList(list), now);
+            }
         }
     }
 
