@@ -22,7 +22,12 @@ use output::Output;
 
 /// A self-hosted peer-to-peer VPN.
 #[derive(Parser, Debug)]
-#[command(name = "annulus", version, arg_required_else_help = true, after_help = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 timed out or not connected, 77 not possible here.")]
+#[command(
+    name = "annulus",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 timed out or not connected, 77 not possible here."
+)]
 struct Cli {
     /// Print one JSON object on standard output, everything else on standard error
     #[arg(long, global = true)]
@@ -73,7 +78,12 @@ struct Target {
 
 impl Target {
     fn settings(&self) -> Result<Settings, Failure> {
-        let flags = Flags { config: self.config.clone(), instance: self.instance.clone(), control_socket: self.control_socket.clone(), ..Flags::default() };
+        let flags = Flags {
+            config: self.config.clone(),
+            instance: self.instance.clone(),
+            control_socket: self.control_socket.clone(),
+            ..Flags::default()
+        };
         Settings::new(&flags).map_err(Failure::usage)
     }
 }
@@ -136,7 +146,15 @@ mod tests {
 
     #[test]
     fn wrong_use_ends_with_code_2() {
-        for line in ["annulus dance", "annulus ping", "annulus up --runtime java", "annulus ping x -c 0", "annulus up --workers 3", "annulus up --listen nowhere", "annulus up --wait soon"] {
+        for line in [
+            "annulus dance",
+            "annulus ping",
+            "annulus up --runtime java",
+            "annulus ping x -c 0",
+            "annulus up --workers 3",
+            "annulus up --listen nowhere",
+            "annulus up --wait soon",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -63,7 +63,10 @@ async fn serve<P: Plane>(engine: &mut Engine<P>) -> anyhow::Result<Exit> {
                 .await?;
             }
             Wait::Until(limit) => {
-                let events = poll_fn(|context| readable(&watched, &mut guards, context).map_or_else(|error| Poll::Ready(Err(error)), |any| if any { Poll::Ready(Ok(())) } else { Poll::Pending }));
+                let events = poll_fn(|context| {
+                    readable(&watched, &mut guards, context)
+                        .map_or_else(|error| Poll::Ready(Err(error)), |any| if any { Poll::Ready(Ok(())) } else { Poll::Pending })
+                });
                 match limit {
                     // Time over is as good a reason to wake as an event.
                     Some(limit) => timeout(limit, events).await.unwrap_or(Ok(()))?,

@@ -111,8 +111,7 @@ pub fn judge(bundle: &Bundle, certificates: &mut Certificates, networks: &Networ
     let (digest, point) = (record.digest(), record.key.point());
     let grants: Vec<Grant> =
         bundle.grants.iter().filter(|grant| verifies(grant, &record.key, &digest, certificates, at)).cloned().collect();
-    let mut times: Vec<UnixTime> =
-        grants.iter().filter(|grant| ring.is_plausible(&grant.node, &point)).map(|grant| grant.since).collect();
+    let mut times: Vec<UnixTime> = grants.iter().filter(|grant| ring.is_plausible(&grant.node, &point)).map(|grant| grant.since).collect();
     times.sort_unstable();
     let fixed = matches!(record.key.space(), Space::Address(address) if is_fixed(&certificate, address));
     let claim = Claim {

@@ -112,7 +112,8 @@ fn after_any_four_of_five_replicas_are_lost_a_competing_create_fails() {
         net.start(rival, 4, get(&key));
         net.run(10);
         assert_eq!(stored(net.result(rival, 4)).record.owner, net.hosts[owner].identity.node_id());
-        let holders = net.replicas(&key, 0).into_iter().filter(|&host| net.hosts[host].dht.store.live(&key, net.wall(host)).is_some()).count();
+        let holders =
+            net.replicas(&key, 0).into_iter().filter(|&host| net.hosts[host].dht.store.live(&key, net.wall(host)).is_some()).count();
         assert_eq!(holders, 5, "handed over to all new replicas");
     }
 }
@@ -376,7 +377,8 @@ fn merged_rings_agree_on_one_owner_and_the_other_is_told() {
         net.rings.fill(0);
         net.reform();
         net.run(20);
-        let lost: Vec<usize> = [(a, 1), (b, 2)].into_iter().filter(|&(host, op)| is_conflict(net.result(host, op))).map(|(host, _)| host).collect();
+        let lost: Vec<usize> =
+            [(a, 1), (b, 2)].into_iter().filter(|&(host, op)| is_conflict(net.result(host, op))).map(|(host, _)| host).collect();
         let winner = if left == 5 { a } else { b };
         assert_eq!(lost, [a + b - winner], "{left} and {right}");
         for reader in 0..net.hosts.len() {

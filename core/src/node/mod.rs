@@ -17,7 +17,9 @@ mod command;
 mod data;
 mod dial;
 mod ingress;
+mod member;
 mod react;
+mod services;
 pub mod status;
 mod view;
 
@@ -31,7 +33,7 @@ use crate::events::Event;
 use crate::group::{Identity, Trust};
 use crate::id::NodeId;
 use crate::io::{DropReason, Endpoint, Output, Path, RealmSlot, Reinject, ShardId, TimerKind};
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, RequestId};
 use crate::paths::PathTable;
 use crate::peer::{PathKind, Peers};
 use crate::rng::Rng;
@@ -40,7 +42,6 @@ use crate::shard::table::{PeerId, SessionId, TableUpdate};
 use crate::stats::Stats;
 use crate::time::{Instant, UnixTime};
 use crate::timers::earlier;
-use crate::vpn::Vpn;
 
 use clock::Clock;
 use data::DataPlanes;
@@ -65,11 +66,13 @@ pub struct Node {
     peers: Peers,
     overlay: Overlay,
     dht: Dht,
-    vpn: Vpn,
     dials: Dials,
     data: DataPlanes,
     /// Echoes under way: request -> (the command's token, when it was sent, whom).
-    echoes: BTreeMap<crate::overlay::RequestId, (u64, Instant, NodeId)>,
+    echoes: BTreeMap<RequestId, (u64, Instant, NodeId)>,
+    traces: BTreeMap<RequestId, command::Trace>,
+    /// Requests of the DHT under way: request -> its token.
+    dht_calls: BTreeMap<RequestId, u64>,
     queue: VecDeque<Queued>,
     strangers: Strangers,
     observed: Vec<(SocketAddr, u32)>,
@@ -104,13 +107,14 @@ impl Node {
     #[must_use]
     pub fn new(config: Config, identity: Identity, trust: Trust, seed: [u8; 32], now: Instant, wall: UnixTime) -> Self {
         let rng = Rng::new(seed);
+        let (identity, trust) = (identity.with_crypto(config.crypto), trust.with_crypto(config.crypto));
         let local = identity.node_id();
-        let settings = SessionSettings { realm: config.realm, workers: config.workers, hardware_aes: config.hardware_aes, crypto: config.crypto };
+        let settings =
+            SessionSettings { realm: config.realm, workers: config.workers, hardware_aes: config.hardware_aes, crypto: config.crypto };
         let signed = identity.certificate().not_before();
         let sessions = Sessions::new(settings, identity.clone(), trust, rng.fork("session"), now);
         let overlay = Overlay::new(local, config.geometry, config.bootstrap.clone(), rng.fork("overlay"), now);
-        let dht = Dht::new(identity.clone(), rng.fork("dht"), now);
-        let vpn = Vpn::new(&config, identity, rng.fork("vpn"), now);
+        let dht = Dht::new(&config, identity, rng.fork("dht"));
         Self {
             local,
             clock: Clock::new(now, wall, signed),
@@ -119,10 +123,11 @@ impl Node {
             peers: Peers::new(rng.fork("peer"), local),
             overlay,
             dht,
-            vpn,
             dials: Dials::default(),
             data: DataPlanes::default(),
             echoes: BTreeMap::new(),
+            traces: BTreeMap::new(),
+            dht_calls: BTreeMap::new(),
             queue: VecDeque::new(),
             strangers: Strangers::default(),
             observed: Vec::new(),
@@ -171,8 +176,7 @@ impl Node {
         self.sessions.handle_timeout(now, wall);
         self.peers.handle_timeout(now);
         self.overlay.handle_timeout(now);
-        self.dht.handle_timeout(now, wall);
-        self.vpn.handle_timeout(now, wall);
+        self.with_dht(now, |dht, at| dht.handle_timeout(at));
         self.dials_due(now);
         self.data_due(now);
         self.react(now);
@@ -209,7 +213,6 @@ impl Node {
         next = earlier(next, self.peers.poll_timeout());
         next = earlier(next, self.overlay.poll_timeout());
         next = earlier(next, self.dht.poll_timeout());
-        next = earlier(next, self.vpn.poll_timeout());
         next = earlier(next, self.dials.poll_timeout());
         earlier(next, self.data.poll_timeout())
     }
@@ -281,7 +284,10 @@ impl Node {
     fn send_control(&mut self, session: SessionId, path: Path, payload: &[u8], now: Instant) {
         let mut datagram = Vec::with_capacity(payload.len() + crate::wire::packet::SEALED_OVERHEAD);
         match self.sessions.seal(session, payload, &mut datagram, now) {
-            Ok(()) => self.transmit(path, datagram, now),
+            Ok(()) => {
+                self.peers.sent(session, path, datagram.len(), now);
+                self.transmit(path, datagram, now);
+            }
             Err(_) => self.stats.dropped(DropReason::KeyExhausted),
         }
     }

@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
+use super::Overlay;
 use super::hint::{Hint, join_addresses};
 use super::known::Heard;
 use super::links::{Link, clockwise, counter_clockwise};
 use super::types::Roles;
-use super::Overlay;
 use crate::id::NodeId;
 use crate::io::DropReason;
 use crate::time::Instant;
@@ -52,7 +52,8 @@ impl Overlay {
     pub(super) fn neighbours_changed(&mut self, now: Instant) {
         for index in 0..self.links.len() {
             let link = &self.links[index];
-            let hurry = link.roles.has(Roles::NEAR) || link.remote_roles.has(Roles::NEAR) || link.remote_roles.has(Roles::LEAF) || !link.joined;
+            let hurry =
+                link.roles.has(Roles::NEAR) || link.remote_roles.has(Roles::NEAR) || link.remote_roles.has(Roles::LEAF) || !link.joined;
             self.want_status(index, if hurry { NEAR_DELAY } else { FAR_DELAY }, now);
         }
     }

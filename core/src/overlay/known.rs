@@ -159,8 +159,7 @@ impl KnownNodes {
 
     /// Forgets who is too far, and orphans whose time is over.
     pub(super) fn prune(&mut self, links: &[Link], now: Instant) {
-        self.entries
-            .retain(|entry| entry.dialling || entry.reporter.is_some() || now.saturating_since(entry.heard) < ORPHAN_LIFE);
+        self.entries.retain(|entry| entry.dialling || entry.reporter.is_some() || now.saturating_since(entry.heard) < ORPHAN_LIFE);
         if self.entries.len() <= self.per_side {
             return;
         }

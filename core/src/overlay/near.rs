@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
+use super::Overlay;
 use super::backoff::Backoff;
 use super::links::{Link, find};
 use super::rpc::{Purpose, Route};
 use super::types::{OverlayAction, Roles};
-use super::Overlay;
 use crate::id::NodeId;
 use crate::rng::Rng;
 use crate::shard::table::PeerId;

@@ -275,7 +275,15 @@ impl Server {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            let mut client = Client { stream, input: Vec::new(), output: Vec::new(), waiting: None, since: Instant::now(), ended: false, leaving: false };
+            let mut client = Client {
+                stream,
+                input: Vec::new(),
+                output: Vec::new(),
+                waiting: None,
+                since: Instant::now(),
+                ended: false,
+                leaving: false,
+            };
             if let Err(error) = self.admit(&client.stream) {
                 client.say(&Answer::Error(error));
                 client.leaving = true;

@@ -46,7 +46,7 @@ use groups::{Concern, Group};
 pub use host::{Device, Host};
 pub use plane::{Plane, View};
 use requests::Requests;
-pub use start::{Parts, bootstrap, gather, has_addresses, hardware_aes};
+pub use start::{Parts, bootstrap, gather, hardware_aes, has_addresses};
 
 /// Messages taken from one socket in one pass: 32 merged ones can be 2 MB, a few ms of work.
 const RECEIVE_MESSAGES: usize = 32;
@@ -463,7 +463,8 @@ impl<P: Plane> Engine<P> {
         for group in &mut self.groups {
             let signed = UnixTime(group.state().signed_time);
             self.plane.command(group.realm, Command::WallClock(wall.max(signed)), now);
-            let behind = (wall < signed).then(|| format!("this host's clock is {} s behind the latest time seen signed; set it", signed.saturating_since(wall)));
+            let behind = (wall < signed)
+                .then(|| format!("this host's clock is {} s behind the latest time seen signed; set it", signed.saturating_since(wall)));
             if group.concern(Concern::Clock, behind.clone())
                 && let Some(text) = behind
             {

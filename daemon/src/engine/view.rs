@@ -47,7 +47,10 @@ impl<P: Plane> Engine<P> {
     fn ask_about(&mut self, ticket: Ticket, group: Option<&str>, node: String, about: About, now: Instant) {
         let begun = self.realms(group).and_then(|realms| match realms[..] {
             [realm] => Ok(realm),
-            _ => Err(ControlError::new(ErrorCode::Group, format!("this host is in several groups, name one with --group: {}", self.group_names()))),
+            _ => Err(ControlError::new(
+                ErrorCode::Group,
+                format!("this host is in several groups, name one with --group: {}", self.group_names()),
+            )),
         });
         match begun.and_then(|realm| Ok((realm, self.requests.begin(ticket, realm, about, node, now)?))) {
             Ok((realm, command)) => self.plane.command(realm, command, now),
@@ -60,7 +63,9 @@ impl<P: Plane> Engine<P> {
         let Some(name) = group else { return Ok(self.groups.iter().map(|group| group.realm).collect()) };
         match self.groups.iter().find(|group| group.name == name) {
             Some(group) => Ok(vec![group.realm]),
-            None => Err(ControlError::new(ErrorCode::Group, format!("this host is in no group `{name}`; its groups: {}", self.group_names()))),
+            None => {
+                Err(ControlError::new(ErrorCode::Group, format!("this host is in no group `{name}`; its groups: {}", self.group_names())))
+            }
         }
     }
 

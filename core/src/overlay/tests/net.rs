@@ -189,7 +189,11 @@ impl Net {
                 if self.nodes[index].alive {
                     self.with(index, |overlay, now| overlay.handle_timeout(now));
                     let next = self.nodes[index].overlay.poll_timeout().map(|(at, _)| at);
-                    assert!(next.is_none_or(|at| at > self.now), "a deadline does not advance: {:?}", self.nodes[index].overlay.poll_timeout());
+                    assert!(
+                        next.is_none_or(|at| at > self.now),
+                        "a deadline does not advance: {:?}",
+                        self.nodes[index].overlay.poll_timeout()
+                    );
                 }
             }
         }
