@@ -158,11 +158,13 @@ pub enum DropReason {
     Expired,
     /// The driver could not send or write it.
     Driver,
+    /// Marked as having met congestion, and its sender understands no mark (RFC 6040).
+    Congested,
 }
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::UnknownType,
         Self::UnknownIndex,
@@ -186,6 +188,7 @@ impl DropReason {
         Self::TooBig,
         Self::Expired,
         Self::Driver,
+        Self::Congested,
     ];
 
     /// The counter's name in JSON and metrics.
@@ -215,6 +218,7 @@ impl DropReason {
             Self::TooBig => "too_big",
             Self::Expired => "expired",
             Self::Driver => "driver",
+            Self::Congested => "congested",
         }
     }
 }
@@ -270,17 +274,31 @@ pub enum Output {
         /// The packet.
         bytes: Range<usize>,
     },
-    /// Let a shard seal this IP packet: only a shard may count.
+    /// Let a shard seal an IP packet or open a data packet that came over the ring: only a shard may count.
     Reinject {
         /// Which shard.
         shard: ShardId,
-        /// The packet; the driver gives it headroom.
+        /// What to do with it.
+        action: Reinject,
+        /// The packet; the pump gives it headroom.
         bytes: Range<usize>,
     },
     /// A change of the shards' tables.
     Table(TableUpdate),
     /// Something that the daemon logs, stores or shows.
     Event(Event),
+}
+
+/// What a shard does with a reinjected packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reinject {
+    /// Seal this IP packet.
+    Seal,
+    /// Open this data packet, which came by a routed path.
+    Open {
+        /// The routed path.
+        from: Path,
+    },
 }
 
 pub use crate::events::{Command, Event};

@@ -466,6 +466,10 @@ mod tests {
     #[test]
     fn datagrams_with_and_without_gaps_arrive_as_they_were_sent() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
+            if std::net::UdpSocket::bind(address).is_err() {
+                eprintln!("SKIPPED {address}: this machine does not have it");
+                continue;
+            }
             let (sent, received) = everything_arrives(address, UdpOptions::default());
             if sent.send_calls == 3 * 64 {
                 eprintln!("this kernel has no UDP_SEGMENT: only single sends were tested");

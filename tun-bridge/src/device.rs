@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use annulus_core::batch::Slot;
@@ -15,7 +15,7 @@ use crate::{Cidr, plain, vnet};
 pub const DEVICE_PATH: &str = "/dev/net/tun";
 
 /// A device that gives and takes IP packets. Nothing ever waits.
-pub trait Tun: AsRawFd + Send + fmt::Debug {
+pub trait Tun: AsFd + AsRawFd + Send + fmt::Debug {
     /// Reads packets from the host until there are none, or `slots` or `buf` are full; returns the number of slots filled.
     ///
     /// Each packet has [`HEADROOM`](annulus_core::batch::HEADROOM) bytes free in front and [`TAILROOM`](annulus_core::batch::TAILROOM) behind, lies
@@ -186,8 +186,10 @@ pub(crate) fn open_device() -> Result<std::fs::File, Unavailable> {
             remedy: "load the kernel's tun module (modprobe tun), or in a container pass the device in (--device /dev/net/tun)".into(),
         },
         io::ErrorKind::PermissionDenied => {
-            let mode = std::fs::metadata(DEVICE_PATH)
-                .map_or_else(|_| "unknown mode".into(), |meta| format!("mode {:04o}, owner {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid()));
+            let mode = std::fs::metadata(DEVICE_PATH).map_or_else(
+                |_| "unknown mode".into(),
+                |meta| format!("mode {:04o}, owner {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            );
             Unavailable {
                 what: format!("{DEVICE_PATH} cannot be opened ({mode})"),
                 remedy: format!("make it accessible as udev does by default: chmod 0666 {DEVICE_PATH}"),
@@ -280,12 +282,6 @@ pub(crate) fn ecn_of(packet: &[u8]) -> u8 {
 /// Convenience for the implementations.
 pub(crate) fn no_room() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the buffer has no room for a single packet")
-}
-
-impl AsRawFd for Box<dyn Tun> {
-    fn as_raw_fd(&self) -> RawFd {
-        (**self).as_raw_fd()
-    }
 }
 
 #[cfg(test)]

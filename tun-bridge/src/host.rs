@@ -14,6 +14,8 @@ use crate::{Cidr, TunConfig};
 const TXQLEN: u32 = 1000;
 /// Datagrams that leave in one send at most; super-packets are limited to as many segments, so that each is one send.
 const MAX_SEGMENTS: u32 = 45;
+/// IPv6 invents no link-local address: the VPN has none, and the host would only ask for routers with it.
+const ADDRESS_MODE_NONE: u8 = 1;
 /// IPv4 and TCP header with the usual time stamps.
 const USUAL_HEADERS: u32 = 52;
 
@@ -29,7 +31,7 @@ struct LinkId {
 #[serde(tag = "change", rename_all = "snake_case")]
 enum Change {
     /// The interface's own settings were changed; these were they before.
-    Link { link: LinkId, mtu: u32, txqlen: u32, gso_max_size: u32, up: bool },
+    Link { link: LinkId, mtu: u32, txqlen: u32, gso_max_size: u32, address_mode: Option<u8>, up: bool },
     /// An address was added.
     Address { link: LinkId, address: Cidr },
     /// A route was added, maybe in place of another.
@@ -99,7 +101,10 @@ impl HostChanges {
         if let Err(error) = self.netlink.set_link(link.index, &tuned) {
             tracing::debug!(%error, name, "cannot limit the size of super-packets");
         }
-        // Without addresses IPv6 would invent a link-local one at once, hence up comes last.
+        if link.address_mode.is_some() {
+            self.netlink.set_link(link.index, &LinkChange { address_mode: Some(ADDRESS_MODE_NONE), ..LinkChange::default() })?;
+        }
+        // Up comes last: nothing is sent before all is set.
         for address in &config.addresses {
             self.add_address(name, *address)?;
         }
@@ -120,8 +125,8 @@ impl HostChanges {
         let known = self.changes.iter().any(|change| matches!(change, Change::Link { link, .. } if *link == id));
         if !known {
             // One entry holds all of the interface's settings from before the first change.
-            let Link { mtu, txqlen, gso_max_size, up, .. } = *link;
-            self.note(Change::Link { link: id, mtu, txqlen, gso_max_size, up })?;
+            let Link { mtu, txqlen, gso_max_size, address_mode, up, .. } = *link;
+            self.note(Change::Link { link: id, mtu, txqlen, gso_max_size, address_mode, up })?;
         }
         self.netlink.set_link(link.index, change)
     }
@@ -225,13 +230,19 @@ impl HostChanges {
     /// Undoes one change; it is fine if it has gone by itself, with its interface for example.
     fn revert(&mut self, change: &Change) -> io::Result<()> {
         match change {
-            Change::Link { link, mtu, txqlen, gso_max_size, up } => {
+            Change::Link { link, mtu, txqlen, gso_max_size, address_mode, up } => {
                 if !self.is_there(link)? {
                     return Ok(());
                 }
                 let down = LinkChange { up: Some(false), ..LinkChange::default() };
                 let size = (*gso_max_size > 0).then_some(*gso_max_size);
-                let before = LinkChange { mtu: Some(*mtu), txqlen: Some(*txqlen), gso_max_size: size, ..LinkChange::default() };
+                let before = LinkChange {
+                    mtu: Some(*mtu),
+                    txqlen: Some(*txqlen),
+                    gso_max_size: size,
+                    address_mode: *address_mode,
+                    ..LinkChange::default()
+                };
                 if !up {
                     self.netlink.set_link(link.index, &down)?;
                 }

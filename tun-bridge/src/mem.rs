@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use annulus_core::batch::Slot;
@@ -140,6 +140,12 @@ impl Tun for MemTun {
 impl AsRawFd for MemTun {
     fn as_raw_fd(&self) -> RawFd {
         self.ready.as_fd().as_raw_fd()
+    }
+}
+
+impl AsFd for MemTun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
     }
 }
 

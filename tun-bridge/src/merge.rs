@@ -114,17 +114,7 @@ impl Merger {
             }
             let (index, total) = (index as u32, u32::from(slot.len));
             let closed = !shape.mergeable || (shape.protocol == TCP && shape.flags & (FIN | PSH) != 0);
-            self.runs.push(Run {
-                first: index,
-                last: index,
-                count: 1,
-                total,
-                shape,
-                closed,
-                verified: false,
-                fixed_id: None,
-                front: NONE,
-            });
+            self.runs.push(Run { first: index, last: index, count: 1, total, shape, closed, verified: false, fixed_id: None, front: NONE });
         }
         for index in 0..self.runs.len() {
             if self.runs[index].count > 1 {
@@ -172,7 +162,12 @@ impl Merger {
 
     /// Gives each run to `write` as virtio header and packet in parts, together with its number of packets. A super-packet that `write` refuses
     /// as invalid is given again packet by packet. Returns packets written and refused.
-    pub(crate) fn write(&self, buf: &[u8], slots: &[Slot], mut write: impl FnMut(&[IoSlice<'_>], usize) -> io::Result<()>) -> (usize, usize) {
+    pub(crate) fn write(
+        &self,
+        buf: &[u8],
+        slots: &[Slot],
+        mut write: impl FnMut(&[IoSlice<'_>], usize) -> io::Result<()>,
+    ) -> (usize, usize) {
         const PLAIN: [u8; virtio::LEN] = [0; virtio::LEN];
         let mut parts = [IoSlice::new(&PLAIN); MAX_RUN + 1];
         let (mut written, mut refused) = (0, 0);
@@ -215,7 +210,12 @@ impl Merger {
 /// Whether `packet` continues the run; if so, whether IPv4 IDs stand still.
 fn continues(run: &Run, first: &[u8], packet: &[u8], shape: Shape) -> Option<bool> {
     let head = &run.shape;
-    if head.v6 != shape.v6 || head.protocol != shape.protocol || head.header != shape.header || shape.payload > head.payload || shape.payload == 0 {
+    if head.v6 != shape.v6
+        || head.protocol != shape.protocol
+        || head.header != shape.header
+        || shape.payload > head.payload
+        || shape.payload == 0
+    {
         return None;
     }
     let fixed_id = if shape.v6 {

@@ -1,13 +1,13 @@
 //! The plain TUN device on the `tun-tap` crate: one packet per call, for kernels without virtio headers on TUN.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use annulus_core::batch::Slot;
 use tun_tap::{Iface, Mode};
 
 use crate::device::{Placer, ecn_of, no_room};
-use crate::{Sent, Tun, TunConfig, TunFeatures, TunStats};
+use crate::{Sent, Tun, TunConfig, TunFeatures, TunStats, sys};
 
 /// A TUN device of the `tun-tap` crate.
 #[derive(Debug)]
@@ -87,5 +87,11 @@ impl Tun for PlainTun {
 impl AsRawFd for PlainTun {
     fn as_raw_fd(&self) -> RawFd {
         self.iface.as_raw_fd()
+    }
+}
+
+impl AsFd for PlainTun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        sys::borrow_iface(&self.iface)
     }
 }

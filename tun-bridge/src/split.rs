@@ -166,7 +166,10 @@ impl Split {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "lengths and offsets in a packet are below 2^17, and the sequence number wraps at 2^32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "lengths and offsets in a packet are below 2^17, and the sequence number wraps at 2^32"
+    )]
     fn patch_transport(&self, out: &mut [u8], last: bool) {
         let transport = &mut out[self.transport..];
         let length = transport.len() as u16;

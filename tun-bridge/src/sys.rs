@@ -71,6 +71,12 @@ pub fn tun_set_offload(fd: BorrowedFd<'_>, offloads: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) }).map(drop)
 }
 
+/// The descriptor of a device of the `tun-tap` crate, which offers it as a number only.
+pub(crate) fn borrow_iface(iface: &tun_tap::Iface) -> BorrowedFd<'_> {
+    // SAFETY: the interface owns an open file for as long as it lives, and so for as long as it is borrowed here.
+    unsafe { BorrowedFd::borrow_raw(iface.as_raw_fd()) }
+}
+
 /// Sets an integer socket option.
 ///
 /// # Errors
@@ -295,6 +301,7 @@ impl ReceiveRing {
             ecn: 0,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         };
+        #[allow(clippy::unnecessary_cast, reason = "the field has 32 bits with musl")]
         let bytes = &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(CONTROL_LEN)];
         parse_controls(bytes, |level, kind, data| match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => message.segment = number(data).filter(|size| *size > 0),
@@ -312,6 +319,7 @@ fn parse_controls(mut bytes: &[u8], mut each: impl FnMut(c_int, c_int, &[u8])) {
     while bytes.len() >= data_offset {
         // SAFETY: at least `data_offset` >= size_of::<cmsghdr>() initialised bytes are there; the read is unaligned; any bit pattern is valid.
         let header = unsafe { bytes.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+        #[allow(clippy::unnecessary_cast, reason = "the field has 32 bits with musl")]
         let length = header.cmsg_len as usize;
         if length < data_offset || length > bytes.len() {
             return;
@@ -332,7 +340,7 @@ fn number(data: &[u8]) -> Option<usize> {
     usize::try_from(c_int::from_ne_bytes(*data.first_chunk()?)).ok()
 }
 
-/// Sum of `bytes` as 16-bit words for the Internet checksum (RFC 1071), with the widest instructions that this CPU has; see [`crate::checksum`].
+/// Sum of `bytes` as 16-bit words for the Internet checksum (RFC 1071), with the widest instructions that this CPU has; see the `checksum` module.
 #[must_use]
 pub fn checksum_sum(bytes: &[u8], initial: u64) -> u64 {
     #[cfg(target_arch = "x86_64")]

@@ -38,7 +38,14 @@ impl Header {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; LEN] = bytes.first_chunk()?;
         let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-        Some(Self { flags: bytes[0], kind: bytes[1], header_len: word(2), segment: word(4), checksum_start: word(6), checksum_offset: word(8) })
+        Some(Self {
+            flags: bytes[0],
+            kind: bytes[1],
+            header_len: word(2),
+            segment: word(4),
+            checksum_start: word(6),
+            checksum_offset: word(8),
+        })
     }
 
     /// Writes the header to the front of `out`, which has at least [`LEN`] bytes.

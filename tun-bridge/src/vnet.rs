@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use annulus_core::batch::Slot;
 use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR};
@@ -154,7 +154,11 @@ impl Tun for VnetTun {
         let (packets, dropped) = self.merger.write(buf, slots, |parts, count| {
             stats.writes += 1;
             match file.write_vectored(parts) {
-                Ok(_) => Ok(()),
+                // A device takes a packet whole or not at all.
+                Ok(written) => {
+                    debug_assert_eq!(written, parts.iter().map(|part| part.len()).sum::<usize>());
+                    Ok(())
+                }
                 Err(error) => {
                     if error.raw_os_error() == Some(libc::EBADFD) {
                         fatal = Some(io::Error::from_raw_os_error(libc::EBADFD));
@@ -175,13 +179,7 @@ impl Tun for VnetTun {
     }
 
     fn features(&self) -> TunFeatures {
-        TunFeatures {
-            vnet: true,
-            tso: self.allowed().tcp,
-            uso: self.allowed().udp,
-            multi_queue: self.multi_queue,
-            backend: "vnet",
-        }
+        TunFeatures { vnet: true, tso: self.allowed().tcp, uso: self.allowed().udp, multi_queue: self.multi_queue, backend: "vnet" }
     }
 
     fn name(&self) -> &str {
@@ -200,5 +198,11 @@ impl Tun for VnetTun {
 impl AsRawFd for VnetTun {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+impl AsFd for VnetTun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }

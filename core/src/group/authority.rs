@@ -4,10 +4,10 @@ use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
 
-use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use der::asn1::OctetString;
 use der::pem::LineEnding;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use zeroize::Zeroizing;
 
 use super::ca::CaCertificate;
@@ -19,7 +19,7 @@ use super::names::{NameError, check_group_name, check_node_name, check_user_name
 use super::oid;
 use super::pem::PemError;
 use super::request::Request;
-use super::revocation::{Revoked, RevocationError, RevocationList};
+use super::revocation::{RevocationError, RevocationList, Revoked};
 use super::roles::Roles;
 use super::secrets::{GroupId, NodeIdSecret, RealmKey, node_id};
 use super::trust::Trust;
@@ -213,7 +213,8 @@ impl Authority {
         let seed = Zeroizing::new(rng.bytes());
         let key = SigningKey::from_bytes(&seed);
         let not_after = now.plus_secs(parameters.lifetime.as_secs());
-        let certificate = CaCertificate::issue(&key, group_id, &parameters.group_name, backdated(now), not_after, rng).map_err(PemError::from)?;
+        let certificate =
+            CaCertificate::issue(&key, group_id, &parameters.group_name, backdated(now), not_after, rng).map_err(PemError::from)?;
         Ok(Self { key, certificate, node_id_secret, realm_key, revocations: None })
     }
 
@@ -281,8 +282,7 @@ impl Authority {
             return Err(IssueError::KeyRevoked);
         }
         let (not_before, not_after) = self.validity(profile)?;
-        let subject =
-            x509::name(&[(oid::O, self.certificate.group_name()), (oid::OU, &profile.user), (oid::CN, &profile.node_name)]);
+        let subject = x509::name(&[(oid::O, self.certificate.group_name()), (oid::OU, &profile.user), (oid::CN, &profile.node_name)]);
         let draft = Draft { issuer: self.certificate.subject().clone(), subject, extensions: self.extensions(request, profile)? };
         let der = x509::build(draft, &request.public_key(), not_before, not_after, &self.key, rng);
         Ok(Certificate::parse(&der)?)

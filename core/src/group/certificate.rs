@@ -6,20 +6,20 @@ use core::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use der::asn1::OctetString;
 use der::Sequence;
+use der::asn1::OctetString;
 use sha2::{Digest, Sha256};
 use x509_cert::ext::pkix::name::{GeneralName, GeneralNames};
 
 use super::error::CertificateError;
 use super::error::CertificateError::BadProfile;
 use super::names::{check_group_name, check_node_name, check_user_name};
+use super::oid;
 use super::pem::{self, PemError};
 use super::roles::Roles;
 use super::secrets::{self, GroupId, SALT_LEN, key_fingerprint};
 use super::signature::{self, SIGNATURE_LEN};
 use super::x509::{self, KEY_ID_LEN, MAX_CERTIFICATE_LEN};
-use super::oid;
 use crate::config::CryptoMode;
 use crate::id::{NODE_ID_LEN, NodeId};
 use crate::shard::table::Prefix;

@@ -2,11 +2,11 @@
 
 use core::fmt;
 
-use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::{PrivateKeyInfoRef, SecretDocument};
+use der::Decode;
 use der::asn1::OctetStringRef;
 use der::pem::LineEnding;
-use der::Decode;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::{PrivateKeyInfoRef, SecretDocument};
 use spki::AlgorithmIdentifier;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, Zeroizing};
@@ -130,7 +130,8 @@ mod tests {
             let read = NodeKeys::from_pem(text).unwrap();
             assert_eq!((read.signing, read.dh), (keys.signing, keys.dh));
         }
-        for broken in ["", first, second, &format!("{first}{first}{second}"), &pem.replace("PRIVATE", "PUBLIC"), &pem.replacen('M', "N", 1)] {
+        for broken in ["", first, second, &format!("{first}{first}{second}"), &pem.replace("PRIVATE", "PUBLIC"), &pem.replacen('M', "N", 1)]
+        {
             assert_eq!(NodeKeys::from_pem(broken).unwrap_err(), ParseKeysError, "{broken}");
         }
     }

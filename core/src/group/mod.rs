@@ -79,9 +79,7 @@ pub use certificate::{Certificate, MAX_ADDRESSES};
 pub use error::CertificateError;
 pub use identity::{Identity, IdentityError};
 pub use keys::{NodeKeys, ParseKeysError};
-pub use names::{
-    MAX_GROUP_NAME_LEN, MAX_NODE_NAME_LEN, MAX_USER_NAME_LEN, NameError, check_group_name, check_node_name, check_user_name,
-};
+pub use names::{MAX_GROUP_NAME_LEN, MAX_NODE_NAME_LEN, MAX_USER_NAME_LEN, NameError, check_group_name, check_node_name, check_user_name};
 pub use pem::{MAX_PEM_LEN, PemError};
 pub use request::{MAX_REQUEST_LEN, Request};
 pub use revocation::{MAX_REVOCATION_LIST_LEN, MAX_REVOCATIONS, RevocationError, RevocationList, Revoked};

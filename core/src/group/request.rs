@@ -5,10 +5,10 @@ use core::fmt;
 use bytes::Bytes;
 use der::Decode;
 use ed25519_dalek::SigningKey;
-use x25519_dalek::{PublicKey, StaticSecret};
 use x509_cert::builder::Builder;
 use x509_cert::name::Name;
 use x509_cert::request::{CertReq, ExtensionReq, RequestBuilder};
+use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::error::CertificateError::{self, BadProfile};
 use super::oid;
@@ -99,7 +99,8 @@ impl fmt::Debug for Request {
 /// The X25519 key in the extensions that the request asks for. Other attributes are ignored, as no word of the request but its keys counts.
 fn dh_public(request: &CertReq) -> Result<[u8; 32], CertificateError> {
     let wrong = BadProfile("X25519 key");
-    let mut attributes = request.info.attributes.iter().filter(|attribute| attribute.oid == <ExtensionReq as const_oid::AssociatedOid>::OID);
+    let mut attributes =
+        request.info.attributes.iter().filter(|attribute| attribute.oid == <ExtensionReq as const_oid::AssociatedOid>::OID);
     let (Some(attribute), None) = (attributes.next(), attributes.next()) else { return Err(wrong) };
     let mut values = attribute.values.iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Err(wrong) };

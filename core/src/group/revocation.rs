@@ -315,7 +315,9 @@ mod tests {
     #[test]
     fn entries_stay_until_a_day_after_their_time() {
         let until = NOW.plus_secs(100);
-        let first = RevocationList::next(None, &[(serial(&[1]), until), (Revoked::Key([2; 32]), UnixTime(u64::MAX))], GROUP, &signer(), NOW).unwrap();
+        let first =
+            RevocationList::next(None, &[(serial(&[1]), until), (Revoked::Key([2; 32]), UnixTime(u64::MAX))], GROUP, &signer(), NOW)
+                .unwrap();
         assert_eq!(first.entries().len(), 2);
         let day_later = until.plus_secs(MAX_AHEAD_SECS);
         assert_eq!(RevocationList::next(Some(&first), &[], GROUP, &signer(), day_later).unwrap().entries().len(), 2);
@@ -325,7 +327,8 @@ mod tests {
 
     #[test]
     fn a_full_list_refuses_further_entries_and_still_fits_its_bound() {
-        let many = |count: u16| (0..count).map(|i| (Revoked::Key([i.to_be_bytes(); 16].concat().try_into().unwrap()), NOW)).collect::<Vec<_>>();
+        let many =
+            |count: u16| (0..count).map(|i| (Revoked::Key([i.to_be_bytes(); 16].concat().try_into().unwrap()), NOW)).collect::<Vec<_>>();
         let full = RevocationList::next(None, &many(MAX_REVOCATIONS as u16), GROUP, &signer(), NOW).unwrap();
         assert_eq!(full.signed().len(), MAX_REVOCATION_LIST_LEN);
         assert_eq!(open(full.signed()), Ok(full.clone()));
@@ -357,7 +360,10 @@ mod tests {
     #[test]
     fn a_list_of_another_group_signer_or_context_is_refused() {
         let list = RevocationList::next(None, &[], GROUP, &signer(), NOW).unwrap();
-        assert_eq!(RevocationList::open(list.signed(), GroupId([8; 32]), &[signer().verifying_key().to_bytes()], CryptoMode::Real), Err(RevocationError::WrongGroup));
+        assert_eq!(
+            RevocationList::open(list.signed(), GroupId([8; 32]), &[signer().verifying_key().to_bytes()], CryptoMode::Real),
+            Err(RevocationError::WrongGroup)
+        );
         assert_eq!(RevocationList::open(list.signed(), GROUP, &[[4; 32]], CryptoMode::Real), Err(RevocationError::BadSignature));
         let mut other = list.body().to_vec();
         let signature = signature::sign(CryptoMode::Real, &signer(), "record", &other);

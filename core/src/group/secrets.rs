@@ -89,7 +89,12 @@ impl NodeIdSecret {
     /// The same key has the same salt for ever, and only the CA knows it beforehand: nobody can try keys until the place on the ring suits.
     #[must_use]
     pub fn salt(&self, public_key: &[u8; 32]) -> [u8; SALT_LEN] {
-        Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length").chain_update(public_key).finalize().into_bytes().into()
+        Hmac::<Sha256>::new_from_slice(&self.0)
+            .expect("HMAC takes keys of any length")
+            .chain_update(public_key)
+            .finalize()
+            .into_bytes()
+            .into()
     }
 }
 

@@ -132,7 +132,9 @@ impl<'a> Extensions<'a> {
             }
             match known.iter().find(|(known, _)| *known == extension.extn_id) {
                 None if extension.critical => return Err(CertificateError::BadProfile("unknown critical extension")),
-                Some((_, critical)) if *critical != extension.critical => return Err(CertificateError::BadProfile("criticality of an extension")),
+                Some((_, critical)) if *critical != extension.critical => {
+                    return Err(CertificateError::BadProfile("criticality of an extension"));
+                }
                 _ => {}
             }
         }

@@ -136,6 +136,9 @@ pub struct Install {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableUpdate {
     /// Makes a session's data plane known. Packets are opened at once; sealed on it only after [`TableUpdate::Promote`].
+    ///
+    /// Installed again with the same keys, counting goes on and the way is replaced. After [`Removal::Session`] the same keys must never come again: they
+    /// would count from 0.
     Install(Box<Install>),
     /// Sends a session's packets another way, each shard on a fresh lane of its own.
     SetPath {
@@ -143,6 +146,8 @@ pub enum TableUpdate {
         session: SessionId,
         /// The new way.
         way: Way,
+        /// Whether the old way is dead: then all flows move at once. Otherwise a flow moves at its first gap, and new flows at once.
+        at_once: bool,
     },
     /// Seals packets for `peer` on `session` from now on.
     Promote {
@@ -177,6 +182,22 @@ pub enum TableUpdate {
         next_index: Option<u32>,
         /// Bytes per second that may pass, with a burst of as much.
         rate: u64,
+    },
+    /// Relay datagrams with circuit `index` that come in by `from` end here: what is behind the header is handled as if it had come by `arrives_by`.
+    CircuitEnd {
+        /// Our circuit index (24 bits).
+        index: u32,
+        /// The only path from which it is accepted.
+        from: Path,
+        /// The circuit's own path.
+        arrives_by: Path,
+    },
+    /// The node's own addresses; replaces the earlier ones.
+    Local {
+        /// Opened packets for these are delivered to the host; networks that the host routes for the group are among them.
+        host: Vec<Prefix>,
+        /// Packets of the host for these are punted with [`Punt::Service`](crate::io::Punt::Service).
+        service: Vec<Prefix>,
     },
     /// Forgets something.
     Remove(Removal),

@@ -7,7 +7,7 @@
 //! | first byte | what | layout (bytes) | file |
 //! | --- | --- | --- | --- |
 //! | `0x00-0x3f` | never ours: STUN shares the socket | - | - |
-//! | `0x90` | handshake | type 1, version and feature bits 4, part and parts 1, kind 1, receiver index 3, sender index 3, realm MAC 16, body | [`handshake`] |
+//! | `0x90` | handshake | type 1, version range 2, feature bits 2, part and parts 1, kind 1 (m1 m2 m3 cookie r1 r2), receiver index 3, sender index 3, realm MAC 16, body | [`handshake`] |
 //! | `0xa0-0xaf` | control packet, lane in the low 4 bits | type and lane 1, receiver index 3, low 32 bits of the counter 4, sealed payload, tag 16 | [`packet`] |
 //! | `0xb0-0xbf` | data packet, lane in the low 4 bits | the same: 24 bytes around an inner IP packet | [`packet`] |
 //! | `0xc0-0xcf` | relay, hops left in the low 4 bits | type and hops 1, circuit index 3, an untouched datagram | [`packet`] |
@@ -26,6 +26,7 @@
 //! | `0x10` status | neighbours of a link's end | [`overlay`] |
 //! | `0x11` routed | a message on its way over the ring | [`routed`] |
 //! | `0x12` forward | hand the routed message in it to a node that only you are linked with | [`routed`] |
+//! | `0x13` data open | one byte: 0 the sender is about to send data packets on this session, 1 it has heard so | [`PayloadKind::DataOpen`] |
 //! | `0x20` member notice | expired or revoked: told so before closing | [`link`] |
 //!
 //! Inside a routed message stand a datagram (end-to-end sealed), a request, a reply or an error of the request/reply layer ([`rpc`]), whose methods
@@ -115,6 +116,8 @@ pub enum PayloadKind {
     Routed,
     /// A routed message to be handed to one node that the receiver is linked with.
     Forward,
+    /// The sender is about to send data packets on this session (0), or has heard that the receiver is (1).
+    DataOpen,
     /// Why the receiver is not (or no longer) admitted.
     MemberNotice,
     /// Not known to this version.
@@ -134,6 +137,7 @@ impl PayloadKind {
             0x10 => Self::Status,
             0x11 => Self::Routed,
             0x12 => Self::Forward,
+            0x13 => Self::DataOpen,
             0x20 => Self::MemberNotice,
             other => Self::Unknown(other),
         }
@@ -151,6 +155,7 @@ impl PayloadKind {
             Self::Status => 0x10,
             Self::Routed => 0x11,
             Self::Forward => 0x12,
+            Self::DataOpen => 0x13,
             Self::MemberNotice => 0x20,
             Self::Unknown(byte) => byte,
         }

@@ -30,7 +30,8 @@ fn round_trip(packets: &[Vec<u8>], allowed: Allowed) -> (Vec<Vec<u8>>, usize) {
         let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let (head, packet) = bytes.split_at_mut(virtio::LEN);
         let header = virtio::Header::parse(head).unwrap();
-        let split = if header.kind == virtio::GSO_NONE && header.flags == 0 { vec![packet.to_vec()] } else { split_all(&header, packet).unwrap() };
+        let split =
+            if header.kind == virtio::GSO_NONE && header.flags == 0 { vec![packet.to_vec()] } else { split_all(&header, packet).unwrap() };
         assert_eq!(split.len(), count);
         result.extend(split);
         Ok(())

@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 
 use super::{Netlink, ignore};
 
@@ -22,6 +24,8 @@ pub struct Link {
     pub txqlen: u32,
     /// Bytes of the largest super-packet; 0 if the kernel does not say.
     pub gso_max_size: u32,
+    /// How IPv6 invents the link-local address (`IN6_ADDR_GEN_MODE_*`); `None` without IPv6.
+    pub address_mode: Option<u8>,
     /// Whether it is switched on.
     pub up: bool,
     /// Whether it leads back to the host.
@@ -41,6 +45,8 @@ pub struct LinkChange {
     pub txqlen: Option<u32>,
     /// Bytes of the largest super-packet, for IPv4 and IPv6.
     pub gso_max_size: Option<u32>,
+    /// How IPv6 invents the link-local address (`IN6_ADDR_GEN_MODE_*`): 1 is not at all.
+    pub address_mode: Option<u8>,
     /// Number of the bridge that it becomes a port of; 0: of none.
     pub master: Option<u32>,
     /// New name; the interface must be down.
@@ -85,11 +91,17 @@ fn read(message: LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(length) => link.txqlen = length,
             LinkAttribute::GsoMaxSize(size) => link.gso_max_size = size,
+            LinkAttribute::AfSpecUnspec(families) => link.address_mode = families.iter().find_map(address_mode),
             LinkAttribute::Address(address) => link.hardware_address = address,
             _ => {}
         }
     }
     link
+}
+
+fn address_mode(family: &AfSpecUnspec) -> Option<u8> {
+    let AfSpecUnspec::Inet6(attributes) = family else { return None };
+    attributes.iter().find_map(|attribute| if let AfSpecInet6::AddrGenMode(mode) = attribute { Some(mode.into()) } else { None })
 }
 
 impl Netlink {
@@ -154,6 +166,9 @@ impl Netlink {
         attributes.extend(change.name.clone().map(LinkAttribute::IfName));
         if let Some(size) = change.gso_max_size {
             attributes.extend([LinkAttribute::GsoMaxSize(size), LinkAttribute::GsoIpv4MaxSize(size)]);
+        }
+        if let Some(mode) = change.address_mode {
+            attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode.into())])]));
         }
         let mut message = message(index, attributes);
         if let Some(up) = change.up {

@@ -74,7 +74,9 @@ impl Netlink {
                 }
                 match payload {
                     NetlinkPayload::Done(_) => over = Some(Ok(())),
-                    NetlinkPayload::Error(error) => over = Some(error.code.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(-code.get())))),
+                    NetlinkPayload::Error(error) => {
+                        over = Some(error.code.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(-code.get()))))
+                    }
                     NetlinkPayload::InnerMessage(message) => each(message),
                     _ => {}
                 }

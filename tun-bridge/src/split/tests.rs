@@ -16,7 +16,13 @@ pub(crate) struct Flow {
 
 /// A packet with `payload` bytes, all checksums right.
 pub(crate) fn packet(flow: Flow, sequence: u32, id: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let own = if !flow.tcp { 8 } else if flow.options { 32 } else { 20 };
+    let own = if !flow.tcp {
+        8
+    } else if flow.options {
+        32
+    } else {
+        20
+    };
     let transport_len = own + payload.len();
     let mut packet = if flow.v6 {
         let mut ip = vec![0x60, 0x10, 0, 7, 0, 0, if flow.tcp { TCP } else { UDP }, 64];

@@ -1,1 +1,7 @@
 //! Tests over several files of this module.
+
+mod issue;
+mod mutation;
+mod openssl;
+mod oracle;
+mod verify;

@@ -1,0 +1,213 @@
+//! Data planes: a session gets one when IP first flows, at both ends.
+//!
+//! The end that wants to send says so in a sealed `data open` message just in front of its first data packet; the other end installs its data plane and
+//! acknowledges. The message is repeated until then, so that its loss costs a moment and never the session.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use super::{Node, Queued};
+use crate::io::{Path, Reinject, TimerKind};
+use crate::peer::PathKind;
+use crate::shard::table::{PeerId, Prefix, Removal, SessionId, ShardEvent, TableUpdate, Way};
+use crate::time::Instant;
+use crate::wire::PayloadKind;
+
+/// Relays that a datagram of ours may pass.
+pub(super) const CIRCUIT_HOPS: u8 = 3;
+
+/// How often `data open` is repeated at most, and after which time: 10 x 300 ms outlasts a burst of loss; afterwards the next packet of the host starts anew.
+const OPEN_TRIES: u8 = 10;
+const OPEN_INTERVAL: Duration = Duration::from_millis(300);
+
+/// What the shards know.
+#[derive(Debug, Default)]
+pub(super) struct DataPlanes {
+    installed: BTreeMap<SessionId, Plane>,
+    routes: BTreeMap<Prefix, PeerId>,
+}
+
+#[derive(Debug)]
+struct Plane {
+    peer: PeerId,
+    path: Path,
+    /// When `data open` is repeated, and how often that may still happen; `None` once the peer has answered.
+    open: Option<(Instant, u8)>,
+}
+
+impl DataPlanes {
+    pub(super) fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
+        self.installed.values().filter_map(|plane| plane.open).map(|(due, _)| (due, TimerKind::Pending)).min()
+    }
+
+    pub(super) fn is_installed(&self, session: SessionId) -> bool {
+        self.installed.contains_key(&session)
+    }
+}
+
+impl Node {
+    /// Makes IP flow to a peer: installs its session's data plane, promotes it and tells the other end.
+    pub(super) fn open_data(&mut self, peer: PeerId, now: Instant) {
+        let Some(session) = self.peers.session(peer) else { return };
+        if self.install(peer, session, now)
+            && let Some(plane) = self.data.installed.get_mut(&session)
+        {
+            plane.open = Some((now + OPEN_INTERVAL, OPEN_TRIES));
+            self.send_open(session, false, now);
+        }
+    }
+
+    /// The other end wants IP to flow on this session.
+    pub(super) fn on_data_open(&mut self, session: SessionId, answer: bool, now: Instant) {
+        if answer {
+            if let Some(plane) = self.data.installed.get_mut(&session) {
+                plane.open = None;
+            }
+            return;
+        }
+        let Some(peer) = self.peers.by_session(session) else { return };
+        self.install(peer, session, now);
+        self.send_open(session, true, now);
+    }
+
+    fn send_open(&mut self, session: SessionId, answer: bool, now: Instant) {
+        let Some(path) = self.data.installed.get(&session).map(|plane| plane.path) else { return };
+        self.send_control(session, path, &[PayloadKind::DataOpen.byte(), u8::from(answer)], now);
+    }
+
+    /// `true` when the data plane is new.
+    fn install(&mut self, peer: PeerId, session: SessionId, now: Instant) -> bool {
+        if self.data.is_installed(session) {
+            return false;
+        }
+        let Some(path) = self.peers.path(peer) else { return false };
+        let way = self.way(peer, path);
+        let Some(install) = self.sessions.data_install(session, peer, way) else { return false };
+        self.sessions.mark_data(session);
+        self.table(TableUpdate::Install(Box::new(install)));
+        self.data.installed.insert(session, Plane { peer, path, open: None });
+        if self.peers.session(peer) == Some(session) {
+            self.table(TableUpdate::Promote { peer, session });
+        }
+        true
+    }
+
+    /// A peer's packets are sealed on another session from now on; its data plane follows when the old one had any.
+    pub(super) fn session_changed(&mut self, peer: PeerId, session: SessionId, now: Instant) {
+        if !self.data.installed.values().any(|plane| plane.peer == peer) {
+            return;
+        }
+        if !self.install(peer, session, now) && self.data.is_installed(session) {
+            self.table(TableUpdate::Promote { peer, session });
+        }
+    }
+
+    /// A peer's packets take another path from now on.
+    pub(super) fn data_path_changed(&mut self, peer: PeerId, path: Path) {
+        let way = self.way(peer, path);
+        let sessions: Vec<SessionId> =
+            self.data.installed.iter().filter(|(_, plane)| plane.peer == peer).map(|(session, _)| *session).collect();
+        for session in sessions {
+            let Some(plane) = self.data.installed.get_mut(&session) else { continue };
+            let old = core::mem::replace(&mut plane.path, path);
+            // Only a relayed way is left for a better one while it still works well: a routed one is far slower, and another is left because it is dead.
+            let at_once = self.kind_of(old) != PathKind::Relay;
+            self.table(TableUpdate::SetPath { session, way, at_once });
+        }
+    }
+
+    /// A session is gone: so is its data plane.
+    pub(super) fn data_closed(&mut self, session: SessionId) {
+        if self.data.installed.remove(&session).is_some() {
+            self.table(TableUpdate::Remove(Removal::Session(session)));
+        }
+    }
+
+    /// A peer is gone, with all that the shards know of it.
+    pub(super) fn data_peer_gone(&mut self, peer: PeerId) {
+        let had = self.data.installed.values().any(|plane| plane.peer == peer) || self.data.routes.values().any(|owner| *owner == peer);
+        self.data.installed.retain(|_, plane| plane.peer != peer);
+        self.data.routes.retain(|_, owner| *owner != peer);
+        if had {
+            self.table(TableUpdate::Remove(Removal::Peer(peer)));
+        }
+    }
+
+    /// Whether IP flows, or may flow, between us and a peer.
+    pub(super) fn carries_data(&self, peer: PeerId) -> bool {
+        self.data.installed.values().any(|plane| plane.peer == peer)
+    }
+
+    /// Packets for `prefix` go to `peer`.
+    pub(super) fn route(&mut self, prefix: Prefix, peer: PeerId) {
+        self.data.routes.insert(prefix, peer);
+        self.table(TableUpdate::Route { prefix, peer });
+    }
+
+    /// Nobody gets packets for `prefix` any more.
+    pub(super) fn unroute(&mut self, prefix: Prefix) {
+        if self.data.routes.remove(&prefix).is_some() {
+            self.table(TableUpdate::Remove(Removal::Route(prefix)));
+        }
+    }
+
+    pub(super) fn data_due(&mut self, now: Instant) {
+        let due: Vec<SessionId> = self
+            .data
+            .installed
+            .iter()
+            .filter(|(_, plane)| plane.open.is_some_and(|(due, _)| due <= now))
+            .map(|(session, _)| *session)
+            .collect();
+        for session in due {
+            let Some(plane) = self.data.installed.get_mut(&session) else { continue };
+            plane.open = plane.open.and_then(|(_, left)| (left > 1).then(|| (now + OPEN_INTERVAL, left - 1)));
+            if plane.open.is_some() {
+                self.send_open(session, false, now);
+            }
+        }
+    }
+
+    /// What a shard noticed.
+    pub(super) fn on_shard_event(&mut self, event: ShardEvent, now: Instant) {
+        match event {
+            ShardEvent::Moved { session, from } => {
+                let kind = self.kind_of(from);
+                self.peers.moved(session, from, kind, now);
+            }
+            ShardEvent::RekeyDue { session } => {
+                if let Some(path) = self.data.installed.get(&session).map(|plane| plane.path) {
+                    self.sessions.rekey(session, path, now);
+                }
+            }
+            ShardEvent::Activity { session, rx_bytes, tx_bytes } => {
+                self.peers.activity(session, rx_bytes, tx_bytes, now);
+                if let Some(node) = self.peers.by_session(session).and_then(|peer| self.peers.node(peer)) {
+                    self.overlay.traffic(node, now);
+                }
+            }
+            ShardEvent::Confirmed { session } => {
+                if let Some(plane) = self.data.installed.get_mut(&session) {
+                    plane.open = None;
+                }
+            }
+            ShardEvent::Applied(_) => {}
+        }
+    }
+
+    /// A data packet that came over the ring goes to the shard that owns its session.
+    pub(super) fn reinject_data(&mut self, from: Path, datagram: Vec<u8>) {
+        self.push(Queued::Reinject(Reinject::Open { from }, datagram));
+    }
+
+    fn way(&self, peer: PeerId, path: Path) -> Way {
+        let rtt = self.peers.rtt(peer);
+        let mtu = self.config.tunnel_mtu;
+        match self.paths.resolve(path) {
+            Some(crate::io::Endpoint::Circuit { via, circuit }) => {
+                Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, mtu, rtt }
+            }
+            _ => Way { path, circuit: None, routed: self.kind_of(path) == PathKind::Routed, mtu, rtt },
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Whole rings in virtual time over an idealised session layer.
+
+mod net;
+mod ring;
+
+use net::Net;

@@ -1,0 +1,93 @@
+//! What must be true of a ring, seen from outside.
+
+use annulus_core::id::NodeId;
+use std::collections::BTreeMap;
+
+use crate::world::{HostId, World};
+
+/// How a ring stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingState {
+    /// Living nodes.
+    pub nodes: usize,
+    /// Nodes whose nearest neighbours on both sides are the true ones.
+    pub correct: usize,
+    /// Nodes that say of themselves that their position is consistent.
+    pub joined: usize,
+}
+
+impl RingState {
+    /// Whether every node is right about its neighbours, and knows it.
+    #[must_use]
+    pub const fn is_correct(&self) -> bool {
+        self.correct == self.nodes && self.joined == self.nodes
+    }
+}
+
+/// Living nodes in the order of the ring.
+#[must_use]
+pub fn living(world: &World) -> BTreeMap<NodeId, HostId> {
+    world.hosts().iter().enumerate().filter(|(_, host)| host.alive).map(|(id, host)| (host.node().node_id(), id as HostId)).collect()
+}
+
+/// Compares what each node believes with the sorted list of all.
+#[must_use]
+pub fn ring(world: &World) -> RingState {
+    let living = living(world);
+    let order: Vec<NodeId> = living.keys().copied().collect();
+    let mut state = RingState { nodes: order.len(), ..RingState::default() };
+    for (place, id) in order.iter().enumerate() {
+        let node = world.hosts()[living[id] as usize].node();
+        let (successor, predecessor) = node.ring_neighbours();
+        let right = if order.len() == 1 {
+            successor.is_none() && predecessor.is_none()
+        } else {
+            successor == Some(order[(place + 1) % order.len()]) && predecessor == Some(order[(place + order.len() - 1) % order.len()])
+        };
+        state.correct += usize::from(right);
+        state.joined += usize::from(node.is_joined());
+    }
+    state
+}
+
+/// Whether and in how many hops nodes reach each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Reach {
+    /// Ordered pairs walked.
+    pub pairs: u64,
+    /// Of these, how many arrived.
+    pub reached: u64,
+    /// Hops of all that arrived.
+    pub hops: u64,
+    /// Most hops of one.
+    pub max_hops: u64,
+}
+
+/// Walks from every node to every other by asking each on the way for its next hop; no message is sent, so the ring stands still meanwhile.
+#[must_use]
+pub fn reach(world: &World) -> Reach {
+    let living = living(world);
+    let mut reach = Reach::default();
+    for from in living.keys() {
+        for to in living.keys().filter(|to| *to != from) {
+            reach.pairs += 1;
+            if let Some(hops) = walk(world, &living, from, to) {
+                reach.reached += 1;
+                reach.hops += hops;
+                reach.max_hops = reach.max_hops.max(hops);
+            }
+        }
+    }
+    reach
+}
+
+fn walk(world: &World, living: &BTreeMap<NodeId, HostId>, from: &NodeId, to: &NodeId) -> Option<u64> {
+    let mut at = *from;
+    for hops in 1..=living.len() as u64 {
+        at = world.hosts()[*living.get(&at)? as usize].node().next_hop(to)?;
+        if at == *to {
+            return Some(hops);
+        }
+    }
+    None
+}
