@@ -2,7 +2,7 @@
 
 use annulus_core::batch::Slot;
 use annulus_core::config::Config;
-use annulus_core::io::{Command, DropReason, RealmSlot, TimerKind};
+use annulus_core::io::{Command, DropReason, RealmSlot, ShardId, TimerKind};
 use annulus_core::node::Node;
 use annulus_core::node::status::{NodeStatus, PathStatus as CorePath, PeerStatus as CorePeer};
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
@@ -40,7 +40,7 @@ impl CorePlane {
             config.bootstrap = bootstrap(file, group);
             config.hardware_aes = hardware_aes();
             let wall = clock::wall().max(UnixTime(group.state().signed_time));
-            let shard = Shard::new(ShardSettings::single(group.realm, u64::from_le_bytes(random()?)));
+            let shard = Shard::new(ShardSettings::new(ShardId(0), group.realm, config.workers, u64::from_le_bytes(random()?)));
             let node = Node::new(config, group.member.identity.clone(), group.member.trust.clone(), random()?, now, wall);
             if !plane.pump.add(node, shard) {
                 return Err(Failure::failed("more groups than one daemon can serve"));
@@ -73,11 +73,11 @@ impl Plane for CorePlane {
         self.pump.settle(&mut self.scratch, driver, now)
     }
 
-    fn view(&self, realm: RealmSlot) -> Option<View> {
+    fn view(&self, realm: RealmSlot, now: Instant) -> Option<View> {
         let realm = self.pump.realm(realm)?;
         let mut stats = realm.shard.stats().clone();
         stats.add(realm.node.stats());
-        Some(view(realm.node.status(), &stats))
+        Some(view(realm.node.status(now), &stats))
     }
 }
 

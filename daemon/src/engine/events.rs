@@ -31,6 +31,7 @@ impl<P: Plane> Engine<P> {
                     group.set_addresses(&addresses, &hosts, changes);
                 }
             }
+            Event::Warning(text) => tracing::warn!(group = self.name_of(realm), "{text}"),
             Event::Left => {
                 if let Some(group) = self.group_of(realm) {
                     group.left = true;
@@ -124,7 +125,7 @@ impl<P: Plane> Engine<P> {
                 }
             }
             Event::Resolved { token, node: None } => {
-                let connected = self.plane.view(realm).is_some_and(|view| view.group.connected);
+                let connected = self.plane.view(realm, now).is_some_and(|view| view.group.connected);
                 if let Some(pending) = self.requests.end(token) {
                     let error = if connected {
                         ControlError::new(

@@ -339,7 +339,7 @@ impl<P: Plane> Engine<P> {
                 (Wish::End, Stage::Running) => self.leave(now, "a signal"),
                 // Who asks twice does not want to wait.
                 (Wish::End, Stage::Leaving { .. } | Stage::Ended(_)) => self.stage = Stage::Leaving { until: now },
-                (Wish::Report, _) => self.report(),
+                (Wish::Report, _) => self.report(now),
             }
         }
         false

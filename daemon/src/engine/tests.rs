@@ -67,7 +67,7 @@ impl Plane for Echoing {
         None
     }
 
-    fn view(&self, realm: RealmSlot) -> Option<View> {
+    fn view(&self, realm: RealmSlot, _now: Instant) -> Option<View> {
         let mut view = View::default();
         view.group.connected = true;
         view.peers = vec![crate::status::PeerStatus::default()];
