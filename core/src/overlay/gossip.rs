@@ -185,8 +185,8 @@ impl Overlay {
         }
         if receiver.roles.has(Roles::NEAR) || receiver.remote_roles.has(Roles::NEAR) {
             let known = self.known.entries();
-            let ahead = clockwise(known, &self.local).filter(|known| known.first_hand && known.failures == 0).take(PASSIVE_TOLD);
-            let behind = counter_clockwise(known, &self.local).filter(|known| known.first_hand && known.failures == 0).take(PASSIVE_TOLD);
+            let ahead = clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
+            let behind = counter_clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
             for known in ahead.chain(behind) {
                 if further.len() < MAX_FURTHER && !told(&further, &known.node) {
                     further.push(Entry { node: known.node, hearsay: true, addresses: known.hint.addresses(1) });
