@@ -34,8 +34,8 @@ use crate::time::{Instant, UnixTime};
 use crate::vpn::address::Networks;
 use crate::wire::dht as wire;
 use crate::wire::dht::{Bundle, Fingerprint, Refusal};
-use certificates::Certificates;
 pub use certificates::{At, Verify};
+use certificates::Certificates;
 use claim::Judged;
 use key::Key;
 use operation::{Kept, Op};
@@ -103,6 +103,8 @@ pub enum Operation {
         bundle: Bundle,
         /// Who showed it.
         from: NodeId,
+        /// Certificates that came along.
+        certificates: Vec<Bytes>,
     },
 }
 
@@ -428,8 +430,7 @@ impl Dht {
             }
             Why::Pull { peer } => self.on_pull_judged(peer, result, at),
             Why::Verify { op } => {
-                let believed =
-                    result.and_then(|judged| if judged.is_sufficient(&self.ring) { Ok(judged) } else { Err(Refusal::Unverified) });
+                let believed = result.and_then(|judged| if judged.is_sufficient(&self.ring) { Ok(judged) } else { Err(Refusal::Unverified) });
                 let result = believed.map(|judged| Outcome::Found(judged.bundle)).map_err(DhtError::Refused);
                 if self.ops.remove(&op).is_some() {
                     self.actions.push_back(DhtAction::Done { op, result });

@@ -83,10 +83,9 @@ impl Op {
     fn winner(&self, ring: &super::ring::Ring) -> Option<&Judged> {
         let dead = |judged: &&Judged| {
             let record = judged.record();
-            !self
-                .records
-                .iter()
-                .any(|other| other.record().tombstone && other.record().owner == record.owner && other.record().sequence >= record.sequence)
+            !self.records.iter().any(|other| {
+                other.record().tombstone && other.record().owner == record.owner && other.record().sequence >= record.sequence
+            })
         };
         let live = self.records.iter().filter(|judged| !judged.record().tombstone && judged.is_sufficient(ring)).filter(dead);
         live.max_by(|a, b| a.against(b))
@@ -131,7 +130,10 @@ impl Dht {
             self.kept.remove(key);
         }
         let limit = at.now + if matches!(operation, Operation::Get { .. }) { READ_LIMIT } else { WRITE_LIMIT };
-        let verify = if let Operation::Verify { bundle, from } = &operation { Some((bundle.clone(), *from)) } else { None };
+        let verify = match &operation {
+            Operation::Verify { bundle, from, certificates } => Some((bundle.clone(), *from, certificates.clone())),
+            _ => None,
+        };
         let op = Op {
             point: operation.key().point(),
             operation,
@@ -153,7 +155,7 @@ impl Dht {
         };
         self.ops.insert(id, op);
         match verify {
-            Some((bundle, from)) => self.check(bundle, &[], from, Why::Verify { op: id }, at),
+            Some((bundle, from, certificates)) => self.check(bundle, &certificates, from, Why::Verify { op: id }, at),
             None => self.read(id),
         }
     }
@@ -323,8 +325,7 @@ impl Dht {
         let Some(op) = self.ops.get(&id) else { return };
         let answered = set.iter().filter(|node| matches!(op.seen.get(node), Some(Seen::Answered { .. }))).count();
         let winner = op.winner(&self.ring).map(|judged| judged.claim.digest);
-        let agreeing =
-            |digest: [u8; 32]| op.seen.values().filter(|seen| matches!(seen, Seen::Answered { has, .. } if has.contains(&digest))).count();
+        let agreeing = |digest: [u8; 32]| op.seen.values().filter(|seen| matches!(seen, Seen::Answered { has, .. } if has.contains(&digest))).count();
         if op.outstanding == 0 {
             if winner.is_none() && !op.asked_around {
                 if let Some(op) = self.ops.get_mut(&id) {
@@ -391,10 +392,7 @@ impl Dht {
                             // A group's key has one history, whichever admin writes it.
                             let sequence = sequence.max(theirs.record().sequence.saturating_add(1));
                             let Bundle { record, .. } = bundle;
-                            bundle = Bundle {
-                                record: sign_record(&self.identity, record.key, record.value, sequence, record.expires, false),
-                                grants: Vec::new(),
-                            };
+                            bundle = Bundle { record: sign_record(&self.identity, record.key, record.value, sequence, record.expires, false), grants: Vec::new() };
                         }
                         self.send_all(id, Phase::Writing, bundle, set, at);
                     }

@@ -137,28 +137,16 @@ impl Store {
         self.forget_expired(&key, wall);
         if let Some(entry) = self.entries.get_mut(&key) {
             if entry.tombstones.iter().any(|dead| dead.record().owner == owner && dead.record().sequence >= judged.record().sequence) {
-                return if entry.tombstones.iter().any(|dead| dead.claim.digest == judged.claim.digest) {
-                    Ok(Put::Same)
-                } else {
-                    Err(Refusal::Stale)
-                };
+                return if entry.tombstones.iter().any(|dead| dead.claim.digest == judged.claim.digest) { Ok(Put::Same) } else { Err(Refusal::Stale) };
             }
             if let Some(live) = entry.live.as_mut().filter(|_| !judged.record().tombstone) {
                 if live.claim.digest == judged.claim.digest {
                     return Ok(Self::join(live, judged));
                 }
                 if judged.against(live).is_lt() {
-                    return if live.record().owner == owner {
-                        Err(Refusal::Stale)
-                    } else {
-                        Ok(Put::Conflict(Box::new(live.bundle.clone())))
-                    };
+                    return if live.record().owner == owner { Err(Refusal::Stale) } else { Ok(Put::Conflict(Box::new(live.bundle.clone()))) };
                 }
-            } else if entry
-                .live
-                .as_ref()
-                .is_some_and(|live| live.record().owner == owner && live.record().sequence > judged.record().sequence)
-            {
+            } else if entry.live.as_ref().is_some_and(|live| live.record().owner == owner && live.record().sequence > judged.record().sequence) {
                 return Err(Refusal::Stale);
             }
         }
@@ -171,8 +159,7 @@ impl Store {
 
     fn join(live: &mut Judged, judged: Judged) -> Put {
         // One of both lists is kept whole, the same one everywhere: joined lists would have a median that nobody granted.
-        let better =
-            judged.claim.countersigners.cmp(&live.claim.countersigners).then_with(|| live.bundle.bytes().cmp(&judged.bundle.bytes()));
+        let better = judged.claim.countersigners.cmp(&live.claim.countersigners).then_with(|| live.bundle.bytes().cmp(&judged.bundle.bytes()));
         if better.is_le() {
             return Put::Same;
         }

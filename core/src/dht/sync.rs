@@ -75,8 +75,7 @@ impl Dht {
     }
 
     pub(super) fn wake_sync(&mut self, at: At<'_>) {
-        let due: Vec<NodeId> =
-            self.sync.from.iter().filter(|(_, from)| from.again.is_some_and(|again| again <= at.now)).map(|(node, _)| *node).collect();
+        let due: Vec<NodeId> = self.sync.from.iter().filter(|(_, from)| from.again.is_some_and(|again| again <= at.now)).map(|(node, _)| *node).collect();
         for node in due {
             if let Some(from) = self.sync.from.get_mut(&node) {
                 from.again = None;

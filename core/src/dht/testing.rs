@@ -13,9 +13,7 @@ pub(crate) const WALL: UnixTime = UnixTime(1_800_000_000);
 
 fn authority() -> &'static Authority {
     static AUTHORITY: std::sync::OnceLock<Authority> = std::sync::OnceLock::new();
-    AUTHORITY.get_or_init(|| {
-        Authority::init(&Parameters::new("test"), &mut Rng::new([9; 32]), UnixTime(WALL.0 - 2 * 365 * 24 * 3_600)).expect("valid")
-    })
+    AUTHORITY.get_or_init(|| Authority::init(&Parameters::new("test"), &mut Rng::new([9; 32]), UnixTime(WALL.0 - 2 * 365 * 24 * 3_600)).expect("valid"))
 }
 
 pub(crate) fn trust() -> Trust {
@@ -23,10 +21,7 @@ pub(crate) fn trust() -> Trust {
 }
 
 pub(crate) fn config() -> Config {
-    Config {
-        ipv4_network: Some(Prefix::new([10, 200, 0, 0].into(), 16)),
-        ..Config::new(Prefix::new("fd12:3456:789a::".parse().expect("valid"), 64))
-    }
+    Config { ipv4_network: Some(Prefix::new([10, 200, 0, 0].into(), 16)), ..Config::new(Prefix::new("fd12:3456:789a::".parse().expect("valid"), 64)) }
 }
 
 /// What a node's certificate says.
@@ -145,8 +140,7 @@ impl Net {
 
     pub(crate) fn view(&self, host: usize) -> RingView {
         let me = self.hosts[host].identity.node_id();
-        let mut others: Vec<NodeId> =
-            self.members(self.rings[host]).map(|other| self.hosts[other].identity.node_id()).filter(|id| *id != me).collect();
+        let mut others: Vec<NodeId> = self.members(self.rings[host]).map(|other| self.hosts[other].identity.node_id()).filter(|id| *id != me).collect();
         others.sort_unstable_by_key(|id| me.clockwise_to(id));
         let successors: Vec<NodeId> = others.iter().take(4).copied().collect();
         let predecessors: Vec<NodeId> = others.iter().rev().take(4).copied().collect();
@@ -189,8 +183,7 @@ impl Net {
                     let to = if exact {
                         self.members(ring).find(|&other| self.hosts[other].identity.node_id() == point)
                     } else {
-                        self.members(ring)
-                            .min_by(|a, b| point.closer(&self.hosts[*a].identity.node_id(), &self.hosts[*b].identity.node_id()))
+                        self.members(ring).min_by(|a, b| point.closer(&self.hosts[*a].identity.node_id(), &self.hosts[*b].identity.node_id()))
                     };
                     let delay = Duration::from_micros(5_000 + self.rng.below(20_000));
                     let (delay, message) = match to {
@@ -235,10 +228,7 @@ impl Net {
     pub(crate) fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let timer = (0..self.hosts.len())
-                .filter(|&host| self.hosts[host].alive)
-                .filter_map(|host| Some((self.hosts[host].dht.poll_timeout()?.0, host)))
-                .min();
+            let timer = (0..self.hosts.len()).filter(|&host| self.hosts[host].alive).filter_map(|host| Some((self.hosts[host].dht.poll_timeout()?.0, host))).min();
             let message = self.queue.keys().next().map(|(due, _)| *due);
             match (timer, message) {
                 (Some((due, host)), message) if due <= end && message.is_none_or(|other| due < other) => {
@@ -305,16 +295,8 @@ impl Net {
 
     /// A record as `host` would sign it, with grants of `signers`.
     pub(crate) fn forge(&self, host: usize, key: &Key, sequence: u64, signers: &[usize]) -> Bundle {
-        let record = sign_record(
-            &self.hosts[host].identity,
-            key.clone(),
-            Bytes::from_static(b"forged"),
-            sequence,
-            self.wall(host).plus_secs(3_600),
-            false,
-        );
-        let mut grants: Vec<_> =
-            signers.iter().map(|&signer| sign_grant(&self.hosts[signer].identity, &record, UnixTime(1), self.wall(host))).collect();
+        let record = sign_record(&self.hosts[host].identity, key.clone(), Bytes::from_static(b"forged"), sequence, self.wall(host).plus_secs(3_600), false);
+        let mut grants: Vec<_> = signers.iter().map(|&signer| sign_grant(&self.hosts[signer].identity, &record, UnixTime(1), self.wall(host))).collect();
         grants.sort_by_key(|grant| grant.node);
         Bundle { record, grants }
     }

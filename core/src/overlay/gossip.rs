@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-use super::Overlay;
 use super::hint::{Hint, join_addresses};
 use super::known::Heard;
 use super::links::{Link, clockwise, counter_clockwise};
 use super::types::Roles;
+use super::Overlay;
 use crate::id::NodeId;
 use crate::io::DropReason;
 use crate::time::Instant;
@@ -52,8 +52,7 @@ impl Overlay {
     pub(super) fn neighbours_changed(&mut self, now: Instant) {
         for index in 0..self.links.len() {
             let link = &self.links[index];
-            let hurry =
-                link.roles.has(Roles::NEAR) || link.remote_roles.has(Roles::NEAR) || link.remote_roles.has(Roles::LEAF) || !link.joined;
+            let hurry = link.roles.has(Roles::NEAR) || link.remote_roles.has(Roles::NEAR) || link.remote_roles.has(Roles::LEAF) || !link.joined;
             self.want_status(index, if hurry { NEAR_DELAY } else { FAR_DELAY }, now);
         }
     }
@@ -186,8 +185,8 @@ impl Overlay {
         }
         if receiver.roles.has(Roles::NEAR) || receiver.remote_roles.has(Roles::NEAR) {
             let known = self.known.entries();
-            let ahead = clockwise(known, &self.local).filter(|known| known.first_hand && known.failures == 0).take(PASSIVE_TOLD);
-            let behind = counter_clockwise(known, &self.local).filter(|known| known.first_hand && known.failures == 0).take(PASSIVE_TOLD);
+            let ahead = clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
+            let behind = counter_clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
             for known in ahead.chain(behind) {
                 if further.len() < MAX_FURTHER && !told(&further, &known.node) {
                     further.push(Entry { node: known.node, hearsay: true, addresses: known.hint.addresses(1) });

@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-use super::Overlay;
 use super::halves::{Joined, cut};
 use super::links::find;
 use super::rpc::Route;
 use super::types::OverlayAction;
+use super::Overlay;
 use crate::id::NodeId;
 use crate::io::DropReason;
 use crate::shard::table::PeerId;
@@ -110,9 +110,7 @@ impl Overlay {
         };
         let via = match message.route {
             Route::Via(node) => Some(node).filter(|_| find(&self.links, &message.to).is_err()),
-            Route::Ring if message.mode == RouteMode::Exact && find(&self.links, &message.to).is_err() => {
-                self.router.agent(&message.to, now)
-            }
+            Route::Ring if message.mode == RouteMode::Exact && find(&self.links, &message.to).is_err() => self.router.agent(&message.to, now),
             _ => None,
         };
         let first = match (message.route, via) {
@@ -288,15 +286,7 @@ impl Overlay {
         let mut body = Vec::new();
         Reply { id: request.id, body: &answer }.write(&mut body);
         let route = header.agent.filter(|agent| *agent != self.local).map_or(Route::Ring, Route::Via);
-        let reply = Outgoing {
-            to: header.source,
-            mode: RouteMode::Exact,
-            limit: HOP_LIMIT,
-            trace: false,
-            content: Content::Reply,
-            body: &body,
-            route,
-        };
+        let reply = Outgoing { to: header.source, mode: RouteMode::Exact, limit: HOP_LIMIT, trace: false, content: Content::Reply, body: &body, route };
         // An answer that finds no way is missing in the trace, which shows as a gap.
         let _ = self.originate(reply, now);
     }
