@@ -10,6 +10,7 @@ use annulus_core::io::{Event, Path, TimerKind};
 use annulus_core::pump::Driver;
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::Prefix;
+use annulus_core::time::UnixTime;
 use annulus_tun_bridge::mem::{self, MemHost};
 use std::net::UdpSocket as StdUdpSocket;
 use std::os::fd::AsFd;

@@ -15,7 +15,7 @@ impl<P: Plane> Engine<P> {
     pub(super) fn answer_requests(&mut self, now: Instant) -> bool {
         self.take_found_names(now);
         for _ in 0..CONTROL_REQUESTS {
-            let Some((ticket, request)) = self.control.as_mut().and_then(|control| control.next()) else { return false };
+            let Some((ticket, request)) = self.control.as_mut().and_then(|control| control.next_request()) else { return false };
             self.answer_request(ticket, request, now);
         }
         true
