@@ -309,6 +309,12 @@ impl Net {
         self.later(3 * self.latency, Happening::Arrive { a: from, b: target, dial });
     }
 
+    /// Both ends have lost their session.
+    pub(super) fn forget_session(&mut self, a: usize, b: usize) {
+        self.nodes[a].sessions.remove(&b);
+        self.nodes[b].sessions.remove(&a);
+    }
+
     pub(super) fn living(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|&index| self.nodes[index].alive).collect()
     }
