@@ -251,3 +251,18 @@ fn the_passive_list_of_a_settled_ring_has_no_holes() {
     // Each node could name 16 of them; what is missing is what changed links in between and was forgotten.
     assert!(missing <= 16, "{missing} of 1600 are not known");
 }
+
+#[test]
+fn one_ring_forms_from_one_random_contact_each_whenever_the_contacts_hang_together() {
+    let mut together = 0;
+    for seed in 0..24 {
+        let mut net = Net::new(seed);
+        net.loss = u64::from(seed % 3) * 30;
+        net.add_many(40, 1);
+        net.run(secs(60));
+        // Where they do not, nobody could know better: the parts never heard of each other.
+        assert_eq!(net.is_right(), net.parts() == 1, "seed {seed}, {} parts: {}", net.parts(), net.complaints());
+        together += usize::from(net.parts() == 1);
+    }
+    assert!(together >= 6, "{together} of 24 seeds try the interesting case");
+}
