@@ -3,7 +3,7 @@
 use crate::events::Event;
 use crate::id::NodeId;
 use crate::io::Endpoint;
-use crate::overlay::RingView;
+use crate::overlay::{LinkView, RingView};
 use crate::peer::PeerView;
 use crate::stats::Stats;
 use crate::time::Instant;
@@ -29,6 +29,11 @@ impl Node {
     #[must_use]
     pub fn ring(&self) -> RingView {
         self.overlay.view()
+    }
+
+    /// The links that the overlay routes over, in the order of their node IDs.
+    pub fn links(&self, now: Instant) -> impl Iterator<Item = LinkView> {
+        self.overlay.links(now)
     }
 
     /// To whom a message for `target` would go next.

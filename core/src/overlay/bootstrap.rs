@@ -3,12 +3,12 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use super::Overlay;
 use super::backoff::Backoff;
 use super::dial::Dials;
 use super::hint::{Hint, join_addresses};
 use super::links::Link;
 use super::types::{OverlayAction, Roles};
-use super::Overlay;
 use crate::id::NodeId;
 use crate::io::Candidates;
 use crate::rng::Rng;
@@ -43,8 +43,14 @@ pub(super) struct Bootstrap {
 
 impl Bootstrap {
     pub(super) fn new(addresses: Vec<SocketAddr>, now: Instant) -> Self {
-        let mut new =
-            Self { addresses: Vec::new(), remembered: Vec::new(), cursor: 0, exhausted: false, retry: Backoff::new(SEARCH_FIRST, SEARCH_MAX, now), checks: 0 };
+        let mut new = Self {
+            addresses: Vec::new(),
+            remembered: Vec::new(),
+            cursor: 0,
+            exhausted: false,
+            retry: Backoff::new(SEARCH_FIRST, SEARCH_MAX, now),
+            checks: 0,
+        };
         let _ = new.add(&addresses, now);
         new
     }
@@ -201,7 +207,7 @@ impl Overlay {
             }
             _ => false,
         };
-        if !dialled && let Some(peer) = self.random_link(now) {
+        if !dialled && let Some(peer) = self.random_link() {
             self.ask_for_place(peer, now);
         }
     }

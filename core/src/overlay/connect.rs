@@ -1,12 +1,12 @@
 //! Connect requests over the ring ("dial me, I dial you"), and dials with their results.
 
+use super::Overlay;
 use super::hint::join_addresses;
 use super::known::Heard;
 use super::links::{clockwise, counter_clockwise, find};
 use super::near::MAX_DIAL_ADDRESSES;
 use super::rpc::{Purpose, Route};
 use super::types::{DialId, Mode, OverlayAction, RequestId, Roles};
-use super::Overlay;
 use crate::id::NodeId;
 use crate::io::Candidates;
 use crate::shard::table::PeerId;

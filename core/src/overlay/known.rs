@@ -22,7 +22,8 @@ const ORPHAN_LIFE: Duration = Duration::from_secs(60);
 /// First wait after a second failed dial; doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// Links whose word for an entry is kept: all near ones. Beyond it hearsay is not noted, and first-hand news replace the oldest.
+/// Links whose word for an entry is kept. With 4 of them entries were forgotten that a fifth link still named, and the size estimate fell
+/// to a third. Beyond it hearsay is not noted, and first-hand news replace the oldest.
 const MAX_REPORTERS: usize = 8;
 /// Failed dials after which an entry without a reporter is forgotten at once.
 const FAILURES_TO_FORGET: u8 = 3;
@@ -209,17 +210,19 @@ impl KnownNodes {
 
     /// Forgets who is too far, and orphans whose time is over.
     pub(super) fn prune(&mut self, links: &[Link], now: Instant) {
-        self.entries
-            .retain(|entry| entry.dialling || !entry.reporters.is_empty() || now.saturating_since(entry.heard) < ORPHAN_LIFE);
+        self.entries.retain(|entry| entry.dialling || !entry.reporters.is_empty() || now.saturating_since(entry.heard) < ORPHAN_LIFE);
         if self.entries.len() <= self.per_side {
             return;
         }
         let limit = self.per_side;
         let local = self.local;
         let unlinked = |entry: &&Known| !entry.linked;
-        let ahead = rank_limit(clockwise(links, &local), clockwise(&self.entries, &local).filter(unlinked), limit, |node| local.clockwise_to(node));
+        let ahead =
+            rank_limit(clockwise(links, &local), clockwise(&self.entries, &local).filter(unlinked), limit, |node| local.clockwise_to(node));
         let behind =
-            rank_limit(counter_clockwise(links, &local), counter_clockwise(&self.entries, &local).filter(unlinked), limit, |node| node.clockwise_to(&local));
+            rank_limit(counter_clockwise(links, &local), counter_clockwise(&self.entries, &local).filter(unlinked), limit, |node| {
+                node.clockwise_to(&local)
+            });
         self.entries.retain(|entry| {
             entry.dialling
                 || ahead.is_none_or(|limit| local.clockwise_to(&entry.node) <= limit)

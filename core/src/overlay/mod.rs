@@ -207,7 +207,7 @@ impl Overlay {
     /// The measured round-trip time of a link.
     pub fn set_rtt(&mut self, peer: PeerId, rtt: Duration) {
         if let Some(index) = self.link_index(peer) {
-            self.links[index].rtt = Some(rtt);
+            self.links[index].rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
         }
     }
 
@@ -228,12 +228,12 @@ impl Overlay {
     }
 
     /// Tells all linked nodes who their neighbours will be, so that the ring closes at once. Afterwards links only go down.
-    pub fn leave(&mut self, now: Instant) {
+    pub fn leave(&mut self, _now: Instant) {
         if self.leaving {
             return;
         }
         self.leaving = true;
-        self.send_farewell(now);
+        self.send_farewell();
         self.set_consistent(false);
     }
 

@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
+use super::Overlay;
 use super::backoff::Backoff;
 use super::links::{Link, find};
 use super::rpc::{Purpose, Route};
 use super::types::{OverlayAction, Roles};
-use super::Overlay;
 use crate::id::NodeId;
 use crate::rng::Rng;
 use crate::shard::table::PeerId;
@@ -122,14 +122,14 @@ impl Overlay {
         if self.consistent || self.links.is_empty() || !self.near.join.is_due(now) {
             return;
         }
-        match self.random_link(now) {
+        match self.random_link() {
             Some(peer) => self.ask_for_place(peer, now),
             None => self.near.join.wait(&mut self.rng, now),
         }
     }
 
     /// A link whose other end probably sees more of the ring than our neighbours do: a bootstrap link, a long link, else any.
-    pub(super) fn random_link(&mut self, _now: Instant) -> Option<PeerId> {
+    pub(super) fn random_link(&mut self) -> Option<PeerId> {
         let pick = |links: &[Link], rng: &mut Rng, test: &dyn Fn(&Link) -> bool| {
             let count = links.iter().filter(|link| !link.leaving && test(link)).count();
             let index = rng.below(count as u64) as usize;

@@ -71,7 +71,7 @@ impl Vpn {
             self.lease.held = Some((address, bundle));
             self.report_addresses();
         }
-        self.keep_lease(at);
+        self.keep_lease();
         self.arm();
     }
 
@@ -82,7 +82,7 @@ impl Vpn {
     }
 
     /// Begins to lease if nothing is under way.
-    pub(super) fn keep_lease(&mut self, at: At<'_>) {
+    pub(super) fn keep_lease(&mut self) {
         if !self.consistent || self.lease.asked.is_some() {
             return;
         }
@@ -128,7 +128,7 @@ impl Vpn {
                 self.lease.held = Some((address, bundle));
                 self.report_addresses();
                 self.publish(at);
-                self.announce_again(at);
+                self.announce_again();
             }
             Err(DhtError::Conflict(theirs)) => {
                 self.ops.remove(&op);

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use bytes::Bytes;
 
 use super::icmp::Error;
-use super::{ABSENT_LIFE, Call, HostEntry, MAX_LOOKUPS, MAX_RESOLVES, OWNER_LIFE, Owner, Purpose, Vpn, VpnAction, wire};
+use super::{ABSENT_LIFE, Call, Host, HostEntry, MAX_LOOKUPS, MAX_RESOLVES, OWNER_LIFE, Owner, Purpose, Vpn, VpnAction, wire};
 use crate::dht::key::{Key, Space};
 use crate::dht::{At, DhtError, Operation, Outcome};
 use crate::group::Certificate;
@@ -53,7 +53,7 @@ impl Vpn {
             let host = owner.node.map(|node| self.host(node, address));
             return self.answer(token, host);
         }
-        if self.look_up(address, at) {
+        if self.look_up(address) {
             if let Some(lookup) = self.lookups.get_mut(&address) {
                 lookup.tokens.push(token);
             }
@@ -64,7 +64,7 @@ impl Vpn {
 
     /// What is known of `node`, which has `address`.
     fn host(&self, node: NodeId, address: IpAddr) -> HostEntry {
-        let known = self.hosts.iter().find(|(other, _)| **other == node).map(|(_, host)| host.clone());
+        let known = self.hosts.iter().find(|(other, _)| **other == node).map(|(_, host)| host.entry(node, self.members.contains_key(&node)));
         let mut host = known.unwrap_or_else(|| HostEntry {
             node,
             name: String::new(),
@@ -81,11 +81,8 @@ impl Vpn {
     /// Adds a verified address to what is known of a member.
     pub(super) fn note_address(&mut self, node: NodeId, address: IpAddr, now: Instant) {
         if let Some(mut host) = self.hosts.remove(&node) {
-            if !host.addresses.contains(&address) {
-                // A member has one lease: the latest one that was verified.
-                let fixed = host.addresses.len().min(wire::MAX_LISTED - 1);
-                host.addresses.truncate(fixed);
-                host.addresses.push(address);
+            if !host.fixed.contains(&address) {
+                host.leased = Some(address);
             }
             self.hosts.insert(node, host, now + super::HOST_LIFE);
         }
@@ -96,8 +93,7 @@ impl Vpn {
     }
 
     /// Starts a look-up unless it runs; `false` when too many do.
-    pub(super) fn look_up(&mut self, address: IpAddr, at: At<'_>) -> bool {
-        let _ = at;
+    pub(super) fn look_up(&mut self, address: IpAddr) -> bool {
         if self.lookups.contains_key(&address) {
             return true;
         }
@@ -125,7 +121,7 @@ impl Vpn {
         let owner = certificate.filter(|certificate| self.networks.prefix_of(address) == Some(certificate.node_id().prefix()));
         match owner {
             Some(certificate) => {
-                self.remember(&certificate, &[], at.now);
+                self.remember(&certificate, at.now);
                 self.looked_up(address, Some(certificate.node_id()), None, at);
             }
             // No node of that ID: perhaps a certificate names the address.
@@ -171,8 +167,8 @@ impl Vpn {
         let Some(node) = self.names.remove(&token) else { return };
         let certificate: Option<Certificate> = body.and_then(|der| at.trust.verify(&der, at.wall));
         let host = certificate.filter(|certificate| certificate.node_id() == node).and_then(|certificate| {
-            self.remember(&certificate, &[], at.now);
-            self.hosts.get(&node, at.now).cloned()
+            self.remember(&certificate, at.now);
+            self.hosts.get(&node, at.now).map(|host| host.entry(node, false))
         });
         self.answer(token, host);
     }
@@ -182,14 +178,15 @@ impl Vpn {
         let Ok(Outcome::Found(bundle)) = result else { return self.answer(token, None) };
         let node = bundle.record.owner;
         let Space::Name(name) = bundle.record.key.space() else { return self.answer(token, None) };
-        // The name is proven by the owner's certificate; of the addresses in it only those that follow from the node ID are.
-        let own = IpAddr::V6(self.networks.ipv6_of(&node));
-        let mut addresses = wire::read_addresses_value(&bundle.record.value).unwrap_or_default();
-        addresses.retain(|address| *address == own || self.networks.prefix_of(*address).is_none());
-        let host = HostEntry { node, name: name.to_owned(), user: String::new(), addresses, connected: false };
+        // The name is proven by the owner's certificate. The address in the record is a hint: packets to it are looked up by themselves.
+        let listed = wire::read_addresses_value(&bundle.record.value).unwrap_or_default();
+        let leased = listed.into_iter().find(|address| address.is_ipv4());
+        let fixed = vec![IpAddr::V6(self.networks.ipv6_of(&node))];
+        let host = Host { name: name.to_owned(), user: String::new(), fixed, leased };
+        let entry = host.entry(node, false);
         if self.hosts.get(&node, at.now).is_none() {
-            self.hosts.insert(node, host.clone(), at.now + super::HOST_LIFE);
+            self.hosts.insert(node, host, at.now + super::HOST_LIFE);
         }
-        self.answer(token, Some(host));
+        self.answer(token, Some(entry));
     }
 }

@@ -58,7 +58,7 @@ impl Vpn {
     /// A session with a member is up: its addresses that need no lease are published, and what waits for it is sent.
     pub fn session_up(&mut self, certificate: &Certificate, at: At<'_>) {
         let node = certificate.node_id();
-        self.remember(certificate, &[], at.now);
+        self.remember(certificate, at.now);
         self.connecting.remove(&node);
         self.unreachable.remove(&node);
         let mut fixed: Vec<Prefix> = self.addresses_of(certificate).into_iter().map(Prefix::host).collect();
@@ -70,8 +70,8 @@ impl Vpn {
                 self.take_back(node, *prefix);
             }
         }
-        let leases = before.map(|before| before.leases).unwrap_or_default();
-        self.members.insert(node, Member { fixed: fixed.clone(), leases, shown: Shown::No, mtu: None });
+        let (leases, mtu) = before.map(|before| (before.leases, before.mtu)).unwrap_or_default();
+        self.members.insert(node, Member { fixed: fixed.clone(), leases, shown: Shown::No, mtu });
         for prefix in fixed {
             self.actions.push_back(VpnAction::Source { prefix, node });
             self.publish_route(prefix, node);
@@ -207,7 +207,7 @@ impl Vpn {
     }
 
     /// The lease is new: members that knew the one before are shown this one.
-    pub(super) fn announce_again(&mut self, at: At<'_>) {
+    pub(super) fn announce_again(&mut self) {
         let Some(bundle) = self.lease.bundle().cloned() else { return };
         let knew: Vec<NodeId> = self.members.iter().filter(|(_, member)| member.shown != Shown::No).map(|(node, _)| *node).collect();
         for node in knew {
@@ -216,7 +216,6 @@ impl Vpn {
             }
             self.show(node, &bundle);
         }
-        let _ = at;
     }
 
     pub(super) fn on_announce_reply(&mut self, node: NodeId, body: Option<Bytes>, at: At<'_>) {
@@ -257,7 +256,7 @@ impl Vpn {
         let known = self.owners.get(&IpAddr::V4(address), at.now).copied();
         if known.is_some_and(|known| known.node.is_some_and(|node| node != owner)) {
             // Two claim it: the replicas know who has it now. Whoever it is shows its lease again.
-            self.look_up(IpAddr::V4(address), at);
+            self.look_up(IpAddr::V4(address));
             return Some(Ok(wire::announce_reply(false)));
         }
         self.start(Purpose::Announcement { reply }, Operation::Verify { bundle, from, certificates });

@@ -17,6 +17,7 @@ mod packet;
 pub mod pool;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -42,6 +43,7 @@ use lease::{Lease, Published};
 use lookup::Lookup;
 use member::Member;
 use pool::{Buckets, Pool};
+pub use types::{HostEntry, VpnAction};
 
 /// Addresses whose owner (or that nobody has them) is remembered: 1,024 are twice what a busy member talks to, and about 100 kB.
 pub const MAX_KNOWN_OWNERS: usize = 1_024;
@@ -66,119 +68,22 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How often leases of peers are looked over for those that ended.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// What the VPN wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VpnAction {
-    /// Start this operation; its end is told by [`Vpn::dht_done`]. The VPN's numbers are below 2^63.
-    Dht {
-        /// Names it.
-        op: OpId,
-        /// What to do.
-        operation: Operation,
-    },
-    /// Give an operation up and stop keeping its record.
-    Cancel(OpId),
-    /// Send a request; its end is told by [`Vpn::handle_reply`].
-    Request {
-        /// Names it.
-        token: u64,
-        /// The node, or the point whose closest node is meant.
-        point: NodeId,
-        /// Whether exactly that node is meant.
-        exact: bool,
-        /// The method.
-        method: u8,
-        /// The body.
-        body: Bytes,
-    },
-    /// Answer a request.
-    Reply {
-        /// Which one.
-        to: ReplyTo,
-        /// The body, or an error code.
-        body: Result<Bytes, u8>,
-    },
-    /// Make an end-to-end session with this member; [`Vpn::session_up`] or [`Vpn::connect_failed`] follows.
-    Connect {
-        /// Whom.
-        node: NodeId,
-    },
-    /// Packets for the prefix go to the node, replacing an earlier route.
-    Route {
-        /// Destinations.
-        prefix: Prefix,
-        /// Who has them.
-        node: NodeId,
-    },
-    /// The route is gone.
-    RemoveRoute {
-        /// Destinations.
-        prefix: Prefix,
-    },
-    /// The node may send from the prefix.
-    Source {
-        /// Sources.
-        prefix: Prefix,
-        /// Who may use them.
-        node: NodeId,
-    },
-    /// The node may not send from the prefix any more.
-    RemoveSource {
-        /// Sources.
-        prefix: Prefix,
-        /// Who may not.
-        node: NodeId,
-    },
-    /// Hand this packet to the host.
-    Deliver {
-        /// The packet.
-        packet: Bytes,
-    },
-    /// Let a shard seal this packet for the node: its route is published before.
-    Reinject {
-        /// For whom.
-        node: NodeId,
-        /// The packet.
-        packet: Bytes,
-    },
-    /// The node's own addresses changed.
-    Addresses {
-        /// With the prefix length of the group's network.
-        addresses: Vec<Prefix>,
-        /// The same, as host addresses.
-        hosts: Vec<IpAddr>,
-    },
-    /// The lease changed; store it for [`Vpn::restore_lease`].
-    Lease(Bytes),
-    /// The leased address belongs to somebody else now; another one is being asked for.
-    LeaseLost {
-        /// The address.
-        address: IpAddr,
-        /// Whose it is.
-        owner: NodeId,
-    },
-    /// Answer to [`Vpn::resolve`].
-    Resolved {
-        /// The question's.
-        token: u64,
-        /// Who, with its addresses.
-        node: Option<(NodeId, Vec<IpAddr>)>,
-    },
+/// What is remembered of a member.
+#[derive(Clone, Debug)]
+struct Host {
+    name: String,
+    user: String,
+    /// Addresses that follow from the certificate.
+    fixed: Vec<IpAddr>,
+    /// The latest address from a lease, or from the record of the name.
+    leased: Option<IpAddr>,
 }
 
-/// A member by name, for `annulus hosts`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostEntry {
-    /// Who.
-    pub node: NodeId,
-    /// The name in its certificate.
-    pub name: String,
-    /// The user in its certificate.
-    pub user: String,
-    /// Its addresses as far as they are known, IPv6 first.
-    pub addresses: Vec<IpAddr>,
-    /// Whether a session with it is up (true for the node itself).
-    pub connected: bool,
+impl Host {
+    fn entry(&self, node: NodeId, connected: bool) -> HostEntry {
+        let addresses = self.fixed.iter().copied().chain(self.leased).collect();
+        HostEntry { node, name: self.name.clone(), user: self.user.clone(), addresses, connected }
+    }
 }
 
 /// What is known of an address.
@@ -225,7 +130,7 @@ pub struct Vpn {
     members: BTreeMap<NodeId, Member>,
     routes: BTreeMap<Prefix, NodeId>,
     owners: Cache<IpAddr, Owner>,
-    hosts: Cache<NodeId, HostEntry>,
+    hosts: Cache<NodeId, Host>,
     lookups: BTreeMap<IpAddr, Lookup>,
     names: BTreeMap<u64, NodeId>,
     connecting: BTreeMap<NodeId, Instant>,
@@ -284,7 +189,7 @@ impl Vpn {
     /// Takes over a renewed certificate: fixed addresses and the name are those of the new one.
     pub fn set_identity(&mut self, identity: Identity, at: At<'_>) {
         self.identity = identity;
-        self.keep_lease(at);
+        self.keep_lease();
         self.report_addresses();
         self.publish(at);
         self.arm();
@@ -294,7 +199,7 @@ impl Vpn {
     pub fn ring_consistent(&mut self, consistent: bool, at: At<'_>) {
         self.consistent = consistent;
         if consistent {
-            self.keep_lease(at);
+            self.keep_lease();
             self.publish(at);
         }
         self.arm();
@@ -401,11 +306,8 @@ impl Vpn {
             addresses: self.addresses(),
             connected: true,
         };
-        let others = self.hosts.iter().filter(|(_, host)| !host.addresses.is_empty()).map(|(node, host)| HostEntry {
-            connected: self.members.contains_key(node),
-            ..host.clone()
-        });
-        core::iter::once(own).chain(others).collect()
+        let others = self.hosts.iter().map(|(node, host)| host.entry(*node, self.members.contains_key(node)));
+        core::iter::once(own).chain(others.filter(|host| !host.addresses.is_empty())).collect()
     }
 
     /// Addresses that follow from a certificate alone; none for infrastructure.
@@ -422,25 +324,13 @@ impl Vpn {
         out
     }
 
-    /// Remembers a member's name and addresses.
-    fn remember(&mut self, certificate: &Certificate, more: &[IpAddr], now: Instant) {
+    /// Remembers a member's name and the addresses that its certificate names.
+    fn remember(&mut self, certificate: &Certificate, now: Instant) {
         let node = certificate.node_id();
-        let mut addresses = self.addresses_of(certificate);
-        // An address from a verified lease is kept; the latest one counts.
-        let leased: Vec<IpAddr> = match more {
-            [] => self.hosts.remove(&node).map(|host| host.addresses).unwrap_or_default(),
-            more => more.to_vec(),
-        };
-        addresses.extend(leased.into_iter().filter(|address| address.is_ipv4()).take(wire::MAX_LISTED));
-        let mut unique: Vec<IpAddr> = Vec::new();
-        for address in addresses {
-            if !unique.contains(&address) {
-                unique.push(address);
-            }
-        }
-        let name = certificate.node_name().to_owned();
-        let entry = HostEntry { node, name, user: certificate.user().to_owned(), addresses: unique, connected: false };
-        self.hosts.insert(node, entry, now + HOST_LIFE);
+        let fixed = self.addresses_of(certificate);
+        let leased = self.hosts.remove(&node).and_then(|host| host.leased).filter(|leased| !fixed.contains(leased));
+        let host = Host { name: certificate.node_name().to_owned(), user: certificate.user().to_owned(), fixed, leased };
+        self.hosts.insert(node, host, now + HOST_LIFE);
     }
 
     fn start(&mut self, purpose: Purpose, operation: Operation) -> OpId {

@@ -49,7 +49,7 @@ impl Vpn {
                 self.want_session(node, at.now);
             }
             None => {
-                if self.look_up(destination, at) {
+                if self.look_up(destination) {
                     self.wait(destination, packet, at.now);
                 } else {
                     self.dropped(DropReason::QueueFull);

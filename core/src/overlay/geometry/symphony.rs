@@ -42,7 +42,9 @@ impl Geometry for Symphony {
             RouteMode::Before => one_sided(view, avoid, mode, |node| node.clockwise_to(target)),
             RouteMode::After => one_sided(view, avoid, mode, |node| target.clockwise_to(node)),
             RouteMode::Clockwise => walk(clockwise(view.links, &view.local), view, avoid, mode, |node| target.clockwise_to(node)),
-            RouteMode::CounterClockwise => walk(counter_clockwise(view.links, &view.local), view, avoid, mode, |node| node.clockwise_to(target)),
+            RouteMode::CounterClockwise => {
+                walk(counter_clockwise(view.links, &view.local), view, avoid, mode, |node| node.clockwise_to(target))
+            }
         }
     }
 
@@ -70,11 +72,10 @@ impl Geometry for Symphony {
             }
         };
         let live = |link: &&Link| !link.leaving;
-        let ahead = merge(
-            clockwise(view.links, &local).filter(live),
-            clockwise(view.known, &local).filter(|known| known.is_promising()),
-            |node| local.clockwise_to(node),
-        );
+        let ahead =
+            merge(clockwise(view.links, &local).filter(live), clockwise(view.known, &local).filter(|known| known.is_promising()), |node| {
+                local.clockwise_to(node)
+            });
         let behind = merge(
             counter_clockwise(view.links, &local).filter(live),
             counter_clockwise(view.known, &local).filter(|known| known.is_promising()),
@@ -88,7 +89,8 @@ impl Geometry for Symphony {
         // Who failed is no reason to want nobody else, but is tried again where only links stand before it.
         let reach = |mut ranked: Box<dyn Iterator<Item = Distance> + '_>| ranked.nth(NEAR_PER_SIDE - 1);
         let farthest_ahead = reach(Box::new(clockwise(view.links, &local).filter(live).map(|link| local.clockwise_to(&link.node))));
-        let farthest_behind = reach(Box::new(counter_clockwise(view.links, &local).filter(live).map(|link| link.node.clockwise_to(&local))));
+        let farthest_behind =
+            reach(Box::new(counter_clockwise(view.links, &local).filter(live).map(|link| link.node.clockwise_to(&local))));
         for known in view.known.iter().filter(|known| known.has_failed()) {
             let ahead = farthest_ahead.is_none_or(|limit| local.clockwise_to(&known.node) < limit);
             let behind = farthest_behind.is_none_or(|limit| known.node.clockwise_to(&local) < limit);
@@ -146,7 +148,8 @@ impl Geometry for Symphony {
         let successor = clockwise(view.links, &view.local).find(|link| !link.leaving);
         let predecessor = counter_clockwise(view.links, &view.local).find(|link| !link.leaving);
         let (Some(successor), Some(predecessor)) = (successor, predecessor) else { return false };
-        successor.reported.is_some_and(|(before, _)| before == view.local) && predecessor.reported.is_some_and(|(_, after)| after == view.local)
+        successor.reported.is_some_and(|(before, _)| before == view.local)
+            && predecessor.reported.is_some_and(|(_, after)| after == view.local)
     }
 
     fn estimate_size(&self, view: &View<'_>) -> u64 {
@@ -163,14 +166,12 @@ fn density(view: &View<'_>, places: usize) -> u64 {
     let local = view.local;
     let live = |link: &&Link| !link.leaving;
     let promising = |known: &&Known| known.is_promising();
-    let ahead = merge(clockwise(view.links, &local).filter(live), clockwise(view.known, &local).filter(promising), |node| {
-        local.clockwise_to(node)
-    });
-    let behind = merge(
-        counter_clockwise(view.links, &local).filter(live),
-        counter_clockwise(view.known, &local).filter(promising),
-        |node| node.clockwise_to(&local),
-    );
+    let ahead =
+        merge(clockwise(view.links, &local).filter(live), clockwise(view.known, &local).filter(promising), |node| local.clockwise_to(node));
+    let behind =
+        merge(counter_clockwise(view.links, &local).filter(live), counter_clockwise(view.known, &local).filter(promising), |node| {
+            node.clockwise_to(&local)
+        });
     let (mut count, mut ahead_span, mut behind_span) = (0u64, Distance::default(), Distance::default());
     for (distance, _) in ahead.take(places) {
         (count, ahead_span) = (count + 1, distance);

@@ -43,6 +43,8 @@ pub(super) struct Net {
     pub(super) now: Instant,
     pub(super) nodes: Vec<Node>,
     by_id: BTreeMap<NodeId, usize>,
+    /// Who was told whose address at its start.
+    contacts: Vec<(usize, usize)>,
     queue: BTreeMap<(Instant, u64), Happening>,
     wakes: BTreeSet<(Instant, usize)>,
     sequence: u64,
@@ -67,6 +69,7 @@ impl Net {
             now: Instant::from_secs(1),
             nodes: Vec::new(),
             by_id: BTreeMap::new(),
+            contacts: Vec::new(),
             queue: BTreeMap::new(),
             wakes: BTreeSet::new(),
             sequence: 0,
@@ -98,6 +101,7 @@ impl Net {
     pub(super) fn add(&mut self, contacts: &[usize]) -> usize {
         let index = self.nodes.len();
         let id = NodeId(self.rng.bytes());
+        self.contacts.extend(contacts.iter().map(|&contact| (index, contact)));
         self.add_with_id(id, contacts.iter().map(|&contact| Self::address(contact)).collect());
         index
     }
@@ -121,6 +125,21 @@ impl Net {
             spins: 0,
             actions: Vec::new(),
         });
+    }
+
+    /// Number of parts into which who was told of whom divides the nodes: no protocol can make fewer rings of them.
+    pub(super) fn parts(&self) -> usize {
+        let mut part: Vec<usize> = (0..self.nodes.len()).collect();
+        loop {
+            let before = part.clone();
+            for &(a, b) in &self.contacts {
+                let least = part[a].min(part[b]);
+                (part[a], part[b]) = (least, least);
+            }
+            if part == before {
+                return part.iter().collect::<BTreeSet<_>>().len();
+            }
+        }
     }
 
     /// `count` nodes that all start now, each knowing up to `contacts` random others.
@@ -307,6 +326,12 @@ impl Net {
         }
         // A handshake of three messages.
         self.later(3 * self.latency, Happening::Arrive { a: from, b: target, dial });
+    }
+
+    /// Both ends have lost their session.
+    pub(super) fn forget_session(&mut self, a: usize, b: usize) {
+        self.nodes[a].sessions.remove(&b);
+        self.nodes[b].sessions.remove(&a);
     }
 
     pub(super) fn living(&self) -> Vec<usize> {
