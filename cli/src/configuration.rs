@@ -36,7 +36,13 @@ impl Config {
             let member = identity::load(group).map_err(Failure::usage)?;
             let certificate = member.identity.certificate();
             let days = certificate.not_after().saturating_since(wall) / 86_400;
-            rows.push([group.name.clone(), certificate.node_name().to_owned(), certificate.user().to_owned(), format!("{days} days"), group.file.display().to_string()]);
+            rows.push([
+                group.name.clone(),
+                certificate.node_name().to_owned(),
+                certificate.user().to_owned(),
+                format!("{days} days"),
+                group.file.display().to_string(),
+            ]);
             json.push(serde_json::json!({
                 "name": group.name, "node_name": certificate.node_name(), "node_id": certificate.node_id().to_string(),
                 "certificate_not_after": certificate.not_after().0, "file": group.file,

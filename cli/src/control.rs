@@ -19,7 +19,11 @@ pub(crate) fn connect(settings: &Settings) -> Result<ControlClient, Failure> {
 /// Asks and waits for an answer of the expected type.
 pub(crate) fn ask<T: DeserializeOwned>(client: &mut ControlClient, request: &Request) -> Result<T, Failure> {
     let value = client.request(request, PATIENCE).map_err(|error| explain(&error))?;
-    serde_json::from_value(value).map_err(|error| Failure::failed(format!("the daemon answers in another form than expected ({error}); is it of another version? Restart it: annulus down, annulus up")))
+    serde_json::from_value(value).map_err(|error| {
+        Failure::failed(format!(
+            "the daemon answers in another form than expected ({error}); is it of another version? Restart it: annulus down, annulus up"
+        ))
+    })
 }
 
 /// The exit code that belongs to a failed question.

@@ -67,7 +67,10 @@ struct Marks {
 impl Marks {
     fn new(instance: Option<&str>) -> Self {
         let name = instance.map(|name| format!(" {name}")).unwrap_or_default();
-        Self { begin: format!("# BEGIN annulus{name} (written by `annulus hosts --write`: changes in here are lost)"), end: format!("# END annulus{name}") }
+        Self {
+            begin: format!("# BEGIN annulus{name} (written by `annulus hosts --write`: changes in here are lost)"),
+            end: format!("# END annulus{name}"),
+        }
     }
 }
 

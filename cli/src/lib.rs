@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ca;
 mod configuration;
 mod control;
 mod demo;
@@ -23,7 +24,12 @@ use output::Output;
 
 /// A self-hosted peer-to-peer VPN.
 #[derive(Parser, Debug)]
-#[command(name = "annulus", version, arg_required_else_help = true, after_help = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 timed out or not connected, 77 not possible here.")]
+#[command(
+    name = "annulus",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 timed out or not connected, 77 not possible here."
+)]
 struct Cli {
     /// Print one JSON object on standard output, everything else on standard error
     #[arg(long, global = true)]
@@ -48,6 +54,9 @@ enum Verb {
     Trace(ping::Trace),
     /// Show names and addresses of members, or write them to /etc/hosts
     Hosts(hosts::Hosts),
+    /// Found a group, issue and revoke certificates
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Build a small internet with a VPN on it, in namespaces of this machine, and measure it
     Demo(demo::Demo),
     /// Run the daemon under systemd
@@ -76,7 +85,12 @@ struct Target {
 
 impl Target {
     fn settings(&self) -> Result<Settings, Failure> {
-        let flags = Flags { config: self.config.clone(), instance: self.instance.clone(), control_socket: self.control_socket.clone(), ..Flags::default() };
+        let flags = Flags {
+            config: self.config.clone(),
+            instance: self.instance.clone(),
+            control_socket: self.control_socket.clone(),
+            ..Flags::default()
+        };
         Settings::new(&flags).map_err(Failure::usage)
     }
 }
@@ -97,6 +111,7 @@ pub fn run() -> ExitCode {
         Verb::Ping(verb) => verb.run(&output),
         Verb::Trace(verb) => verb.run(&output),
         Verb::Hosts(verb) => verb.run(&output),
+        Verb::Ca(verb) => verb.run(&output),
         Verb::Demo(verb) => verb.run(&output),
         Verb::Service(verb) => verb.run(&output),
         Verb::Config(verb) => verb.run(&output),
@@ -142,7 +157,16 @@ mod tests {
 
     #[test]
     fn wrong_use_ends_with_code_2() {
-        for line in ["annulus dance", "annulus ping", "annulus up --runtime java", "annulus ping x -c 0", "annulus up --workers 3", "annulus up --listen nowhere", "annulus up --wait soon", "annulus demo --hosts 2"] {
+        for line in [
+            "annulus dance",
+            "annulus ping",
+            "annulus up --runtime java",
+            "annulus ping x -c 0",
+            "annulus up --workers 3",
+            "annulus up --listen nowhere",
+            "annulus up --wait soon",
+            "annulus demo --hosts 2",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -30,7 +30,10 @@ pub(crate) struct Ping {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds)).ok_or_else(|| format!("`{text}` is no number of seconds from 0 to 3600"))
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.0..=3600.0).contains(seconds))
+        .ok_or_else(|| format!("`{text}` is no number of seconds from 0 to 3600"))
 }
 
 /// What `ping --json` prints.
@@ -84,7 +87,14 @@ impl Ping {
         let report = PingReport::new(&self.node, replies);
         output.json(&report);
         if let (Some(min), Some(mean), Some(max)) = (report.rtt_min_ms, report.rtt_mean_ms, report.rtt_max_ms) {
-            output.text(format_args!("{} of {} answered; round trip {} least, {} mean, {} most", report.received, report.sent, millis(min), millis(mean), millis(max)));
+            output.text(format_args!(
+                "{} of {} answered; round trip {} least, {} mean, {} most",
+                report.received,
+                report.sent,
+                millis(min),
+                millis(mean),
+                millis(max)
+            ));
             return Ok(Exit::Done);
         }
         output.text(format_args!("none of {} answered", report.sent));
@@ -115,7 +125,11 @@ impl Trace {
         let mut client = control::connect(&self.target.settings()?)?;
         let answer: TraceAnswer = control::ask(&mut client, &Request::Trace { group: self.group.clone(), node: self.node.clone() })?;
         output.json(&answer);
-        let rows = answer.hops.iter().enumerate().map(|(index, hop)| [(index + 1).to_string(), hop.name.clone(), hop.node_id.clone(), millis(hop.rtt_ms)]);
+        let rows = answer
+            .hops
+            .iter()
+            .enumerate()
+            .map(|(index, hop)| [(index + 1).to_string(), hop.name.clone(), hop.node_id.clone(), millis(hop.rtt_ms)]);
         output.text(table(["HOP", "NODE", "NODE ID", "RTT"], &[0, 3], rows.collect()));
         if answer.reached {
             return Ok(Exit::Done);

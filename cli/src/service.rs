@@ -71,7 +71,11 @@ impl Install {
             systemctl(&["enable", "--now", &name])?;
         }
         output.json(&serde_json::json!({ "unit": path, "enabled": true, "started": !self.no_start }));
-        output.text(format_args!("{} is installed{}; its log: journalctl -u {name}", path.display(), if self.no_start { "" } else { " and started" }));
+        output.text(format_args!(
+            "{} is installed{}; its log: journalctl -u {name}",
+            path.display(),
+            if self.no_start { "" } else { " and started" }
+        ));
         Ok(Exit::Done)
     }
 }
@@ -105,7 +109,11 @@ fn status(target: &Target, output: &Output) -> Result<Exit, Failure> {
     output.json(&serde_json::json!({ "unit": path, "installed": installed, "systemd": systemd, "active": active, "enabled": enabled }));
     let is_active = active == "active";
     let installed_text = if installed { "installed" } else { "not installed; do: annulus service install" };
-    output.text(format_args!("{}: {installed_text}\nactive:  {}\nat boot: {enabled}", path.display(), output.paint(if is_active { Mood::Good } else { Mood::Bad }, &active)));
+    output.text(format_args!(
+        "{}: {installed_text}\nactive:  {}\nat boot: {enabled}",
+        path.display(),
+        output.paint(if is_active { Mood::Good } else { Mood::Bad }, &active)
+    ));
     Ok(if is_active { Exit::Done } else { Exit::NotConnected })
 }
 
@@ -121,7 +129,10 @@ fn needs_systemd() -> Result<(), Failure> {
     if Path::new("/run/systemd/system").is_dir() {
         return Ok(());
     }
-    Err(Failure::new(Exit::NotPossible, "systemd does not run on this machine (/run/systemd/system is missing); start the daemon with `annulus up`, or have your service manager run `annulus up --foreground`"))
+    Err(Failure::new(
+        Exit::NotPossible,
+        "systemd does not run on this machine (/run/systemd/system is missing); start the daemon with `annulus up`, or have your service manager run `annulus up --foreground`",
+    ))
 }
 
 fn systemctl(arguments: &[&str]) -> Result<(), Failure> {
@@ -136,7 +147,9 @@ fn systemctl(arguments: &[&str]) -> Result<(), Failure> {
 
 fn said(verb: &str, name: &str) -> String {
     let done = Command::new("systemctl").args([verb, name]).stdin(Stdio::null()).output();
-    done.ok().and_then(|done| Some(String::from_utf8_lossy(&done.stdout).lines().next()?.trim().to_owned())).unwrap_or_else(|| "unknown".to_owned())
+    done.ok()
+        .and_then(|done| Some(String::from_utf8_lossy(&done.stdout).lines().next()?.trim().to_owned()))
+        .unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// An argument as a unit's command line has it; `%` and `$` have a meaning there.
@@ -172,7 +185,7 @@ fn unit(settings: &Settings, program: &Path, runtime: RuntimeKind, config: bool,
         }
     };
     let mut own = directory(&settings.state_dir, "/var/lib/", "StateDirectory")?;
-    own += &directory(settings.control_socket.parent().unwrap_or(Path::new("/run/annulus")), "/run/", "RuntimeDirectory")?;
+    own += &directory(settings.control_socket.parent().unwrap_or_else(|| Path::new("/run/annulus")), "/run/", "RuntimeDirectory")?;
     Ok(include_str!("annulus.service").replace("@INSTANCE@", &instance).replace("@START@", &start).replace("@DIRECTORIES@\n", &own))
 }
 
@@ -209,7 +222,9 @@ mod tests {
         assert_eq!(unit_path(&settings), Path::new("/etc/systemd/system/annulus-second.service"));
         let text = unit(&settings, Path::new("/opt/a nnulus"), RuntimeKind::Tokio, false, false).unwrap();
         assert!(text.contains("ExecStart=\"/opt/a nnulus\" up --foreground --runtime tokio --instance second\n"), "{text}");
-        assert!(text.contains("StateDirectory=annulus/instances/second\n") && text.contains("Description=Annulus peer-to-peer VPN (second)\n"));
+        assert!(
+            text.contains("StateDirectory=annulus/instances/second\n") && text.contains("Description=Annulus peer-to-peer VPN (second)\n")
+        );
     }
 
     #[test]

@@ -43,14 +43,22 @@ fn overview(output: &Output, status: &Status) -> String {
         span(Duration::from_secs(status.uptime_s)),
         list(&status.listen)
     );
-    text += &table(["GROUP", "NODE", "ADDRESSES", "DEVICE", "RING", "STATE"], &[4], status.groups.iter().map(|group| group_row(output, group)).collect());
+    text += &table(
+        ["GROUP", "NODE", "ADDRESSES", "DEVICE", "RING", "STATE"],
+        &[4],
+        status.groups.iter().map(|group| group_row(output, group)).collect(),
+    );
     for group in &status.groups {
         for warning in &group.warnings {
             text += &format!("\n{}: {}: {warning}", output.paint(Mood::Doubtful, "warning"), group.name);
         }
     }
     text += "\n\n";
-    text += &table(["PEER", "USER", "ADDRESSES", "PATH", "RTT", "RECEIVED", "SENT"], &[4, 5, 6], status.peers.iter().map(|peer| peer_row(output, peer)).collect());
+    text += &table(
+        ["PEER", "USER", "ADDRESSES", "PATH", "RTT", "RECEIVED", "SENT"],
+        &[4, 5, 6],
+        status.peers.iter().map(|peer| peer_row(output, peer)).collect(),
+    );
     text
 }
 
@@ -62,7 +70,10 @@ fn group_row(output: &Output, group: &GroupStatus) -> [String; 6] {
 
 fn peer_row(output: &Output, peer: &PeerStatus) -> [String; 7] {
     let active = peer.paths.iter().find(|path| path.active);
-    let path = active.map_or_else(|| output.paint(Mood::Bad, "none"), |path| output.paint(if path.kind == "direct" { Mood::Good } else { Mood::Doubtful }, &way(path)));
+    let path = active.map_or_else(
+        || output.paint(Mood::Bad, "none"),
+        |path| output.paint(if path.kind == "direct" { Mood::Good } else { Mood::Doubtful }, &way(path)),
+    );
     let rtt = active.and_then(|path| path.rtt_ms).map_or_else(|| "-".into(), millis);
     [peer.name.clone(), peer.user.clone(), list(&peer.addresses), path, rtt, bytes(peer.rx_bytes), bytes(peer.tx_bytes)]
 }
@@ -115,7 +126,16 @@ mod tests {
     #[test]
     fn the_overview_shows_groups_peers_and_warnings() {
         let text = overview(&Output::new(true), &sample());
-        for word in ["annulus 0.1.0 (mio, process 4711), up 2 h", "laptop", "10.200.12.7", "connected", "3 nodes", "direct 192.0.2.7:40112", "1.42 ms", "warning: lab:"] {
+        for word in [
+            "annulus 0.1.0 (mio, process 4711), up 2 h",
+            "laptop",
+            "10.200.12.7",
+            "connected",
+            "3 nodes",
+            "direct 192.0.2.7:40112",
+            "1.42 ms",
+            "warning: lab:",
+        ] {
             assert!(text.contains(word), "{word} is missing in:\n{text}");
         }
     }

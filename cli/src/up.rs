@@ -149,7 +149,15 @@ impl Up {
             if Instant::now() >= deadline {
                 return match latest {
                     Some(status) => Ok(report(output, settings, &status, false, Some(log))),
-                    None => Err(Failure::new(Exit::NotConnected, format!("the daemon (process {}) does not answer on {} yet; its log: {}", child.id(), settings.control_socket.display(), log.display()))),
+                    None => Err(Failure::new(
+                        Exit::NotConnected,
+                        format!(
+                            "the daemon (process {}) does not answer on {} yet; its log: {}",
+                            child.id(),
+                            settings.control_socket.display(),
+                            log.display()
+                        ),
+                    )),
                 };
             }
             sleep(ASK_INTERVAL);
@@ -188,7 +196,17 @@ fn report(output: &Output, settings: &Settings, status: &Status, already_running
     };
     output.json(&report);
     for group in status.groups.iter().filter(|group| group.connected) {
-        output.text(format_args!("{}: connected as {} ({}), {}", group.name, group.node_name, list(&group.addresses), if group.ring_size_estimate == 1 { "alone in the ring".to_owned() } else { format!("about {} nodes in the ring", group.ring_size_estimate) }));
+        output.text(format_args!(
+            "{}: connected as {} ({}), {}",
+            group.name,
+            group.node_name,
+            list(&group.addresses),
+            if group.ring_size_estimate == 1 {
+                "alone in the ring".to_owned()
+            } else {
+                format!("about {} nodes in the ring", group.ring_size_estimate)
+            }
+        ));
     }
     for line in &report.missing {
         output.note(line);
@@ -267,7 +285,8 @@ impl Down {
 
 /// Whether the process has ended and only waits for its parent to notice.
 fn is_zombie(pid: u64) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
 }
 
 #[cfg(test)]

@@ -148,6 +148,8 @@ pub enum Event {
         /// Whether the target answered.
         reached: bool,
     },
+    /// Something that an operator should look at, in words.
+    Warning(String),
     /// [`Command::Leave`] is done; the node may be dropped.
     Left,
 }

@@ -156,7 +156,15 @@ impl Pump {
     }
 
     /// Takes IP packets of a realm's host, each with [`HEADROOM`] and [`TAILROOM`]. [`Self::settle`] must follow.
-    pub fn packets(&mut self, slot: RealmSlot, scratch: &mut Scratch, buf: &mut [u8], slots: &mut [Slot], driver: &mut impl Driver, now: Instant) {
+    pub fn packets(
+        &mut self,
+        slot: RealmSlot,
+        scratch: &mut Scratch,
+        buf: &mut [u8],
+        slots: &mut [Slot],
+        driver: &mut impl Driver,
+        now: Instant,
+    ) {
         if let Some(realm) = self.realms.iter_mut().find(|realm| realm.slot == slot) {
             realm.shard.seal(&mut Batch { buf, slots }, now);
             realm.carry(slots, &mut scratch.picked, buf, driver, now);
@@ -207,7 +215,9 @@ impl Pump {
                 }
                 index => index,
             },
-            DatagramType::Control | DatagramType::Data | DatagramType::Relay => u32::from_be_bytes([0, *datagram.get(1)?, *datagram.get(2)?, *datagram.get(3)?]),
+            DatagramType::Control | DatagramType::Data | DatagramType::Relay => {
+                u32::from_be_bytes([0, *datagram.get(1)?, *datagram.get(2)?, *datagram.get(3)?])
+            }
         };
         let slot = RealmSlot((index >> 20) as u8);
         self.realms.iter().position(|realm| realm.slot == slot).map(|number| number as u8)
@@ -226,7 +236,11 @@ impl Realm {
         for slot in slots {
             if let Verdict::Punt(why) = slot.verdict {
                 let bytes = &mut buf[slot.range()];
-                if why == Punt::Control { self.node.handle_datagram(slot.from, bytes, now) } else { self.node.handle_punt(why, slot.from, bytes, now) }
+                if why == Punt::Control {
+                    self.node.handle_datagram(slot.from, bytes, now)
+                } else {
+                    self.node.handle_punt(why, slot.from, bytes, now)
+                }
             }
         }
     }
@@ -238,7 +252,11 @@ impl Realm {
         for slot in slots {
             let Verdict::Transmit(path) = slot.verdict else { continue };
             let joins = picked.first().is_none_or(|first| {
-                path == current && picked.len() < MAX_RUN && slot.ecn == first.ecn && slot.len <= first.len && picked.last().is_some_and(|last| last.len == first.len)
+                path == current
+                    && picked.len() < MAX_RUN
+                    && slot.ecn == first.ecn
+                    && slot.len <= first.len
+                    && picked.last().is_some_and(|last| last.len == first.len)
             });
             if !joins {
                 self.flush(current, picked, buf, driver);

@@ -146,7 +146,12 @@ fn key_of(line: &str) -> Option<&str> {
 #[must_use]
 pub fn nearest<'a>(word: &str, valid: &[&'a str]) -> Option<&'a str> {
     let budget = (word.chars().count() / 3).max(2);
-    valid.iter().map(|&candidate| (edit_distance(word, candidate), candidate)).filter(|&(distance, _)| distance <= budget).min().map(|(_, near)| near)
+    valid
+        .iter()
+        .map(|&candidate| (edit_distance(word, candidate), candidate))
+        .filter(|&(distance, _)| distance <= budget)
+        .min()
+        .map(|(_, near)| near)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`, where `-` and `_` count as equal.

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::config::{self, ConfigError, Document};
+use crate::files;
 use crate::files::FileError;
 use crate::settings::is_device_name;
 use crate::state::unhex;
-use crate::files;
 
 /// Groups of one daemon at most: a receiver index has 4 bits for the realm.
 pub const MAX_GROUPS: usize = 16;
@@ -108,6 +108,8 @@ pub struct GroupFile {
     pub certificate: Certificate,
     /// Where the certificate came from, for messages.
     pub certificate_source: PathBuf,
+    /// Where a signed revocation list may be put for this node to read (`GROUP/revocations` beside the group's file); it need not exist.
+    pub revocations: PathBuf,
 }
 
 impl core::fmt::Debug for GroupFile {
@@ -131,7 +133,11 @@ impl GroupFile {
         if let Some(name) = text.tun_name.as_deref()
             && !is_device_name(name)
         {
-            return Err(document.fault("tun_name", format!("`{name}` is no name for a network device: 1 to 13 letters, digits, -, _ or ."), None));
+            return Err(document.fault(
+                "tun_name",
+                format!("`{name}` is no name for a network device: 1 to 13 letters, digits, -, _ or ."),
+                None,
+            ));
         }
         let geometry = match text.geometry.as_deref() {
             None | Some("symphony") => GeometryKind::Symphony,
@@ -139,7 +145,13 @@ impl GroupFile {
         };
         let prefix = |key: &str, value: &str, v4: bool, range: core::ops::RangeInclusive<u8>| {
             let found = parse_prefix(value).filter(|prefix| prefix.address.is_ipv4() == v4 && range.contains(&prefix.len));
-            found.ok_or_else(|| document.fault(key, format!("`{value}` is no network of /{} to /{}", range.start(), range.end()), Some(if v4 { "for example 10.200.0.0/16" } else { "for example fd12:3456:789a::/64" }.into())))
+            found.ok_or_else(|| {
+                document.fault(
+                    key,
+                    format!("`{value}` is no network of /{} to /{}", range.start(), range.end()),
+                    Some(if v4 { "for example 10.200.0.0/16" } else { "for example fd12:3456:789a::/64" }.into()),
+                )
+            })
         };
         let ipv4_network = text.ipv4_network.as_deref().map(|value| prefix("ipv4_network", value, true, 8..=30)).transpose()?;
         let ipv6_network = prefix("ipv6_network", &text.ipv6_network, false, 48..=64)?;
@@ -147,14 +159,21 @@ impl GroupFile {
             return Err(document.fault("bootstrap", format!("more than {MAX_BOOTSTRAP} endpoints"), None));
         }
         let bootstrap = text.bootstrap.iter().map(|entry| {
-            parse_bootstrap(entry).ok_or_else(|| document.fault("bootstrap", format!("`{entry}` is not HOST:PORT"), Some("for example seed.example.org:7171 or [2001:db8::1]:7171".into())))
+            parse_bootstrap(entry).ok_or_else(|| {
+                document.fault(
+                    "bootstrap",
+                    format!("`{entry}` is not HOST:PORT"),
+                    Some("for example seed.example.org:7171 or [2001:db8::1]:7171".into()),
+                )
+            })
         });
         let bootstrap = bootstrap.collect::<Result<_, _>>()?;
         let realm_key = unhex(&text.realm_key).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         let Some(realm_key) = realm_key else {
             return Err(document.fault("realm_key", "is not 64 hexadecimal digits", Some("take the group's file as it was issued".into())));
         };
-        let ca_certificates = CaCertificate::bundle_from_pem(&text.ca_certificates).map_err(|error| document.fault("ca_certificates", error.to_string(), None))?;
+        let ca_certificates = CaCertificate::bundle_from_pem(&text.ca_certificates)
+            .map_err(|error| document.fault("ca_certificates", error.to_string(), None))?;
         let (certificate, certificate_source) = certificate(document)?;
         Ok(Self {
             file: document.file.clone(),
@@ -171,6 +190,7 @@ impl GroupFile {
             key: document.resolve(&text.key),
             certificate,
             certificate_source,
+            revocations: document.resolve(&Path::new(&text.name).join("revocations")),
         })
     }
 }
@@ -183,7 +203,9 @@ fn certificate(document: &Document<GroupText>) -> Result<(Certificate, PathBuf),
         }
         (None, Some(text)) => ("certificate_pem", text.clone(), document.file.clone()),
         (None, None) => return Err(document.fault("certificate", "is missing", Some("name the file with this node's certificate".into()))),
-        (Some(_), Some(_)) => return Err(document.fault("certificate_pem", "stands beside `certificate`", Some("keep one of both".into()))),
+        (Some(_), Some(_)) => {
+            return Err(document.fault("certificate_pem", "stands beside `certificate`", Some("keep one of both".into())));
+        }
     };
     let certificate = Certificate::from_pem(&text).map_err(|error| document.fault(key, format!("{}: {error}", source.display()), None))?;
     Ok((certificate, source))
@@ -207,7 +229,9 @@ pub fn parse_bootstrap(text: &str) -> Option<BootstrapHost> {
     }
     let (host, port) = text.rsplit_once(':')?;
     let port: u16 = port.parse().ok().filter(|&port| port != 0)?;
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
     let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     (host.len() <= 253 && !numeric && host.trim_end_matches('.').split('.').all(label)).then(|| BootstrapHost::Name(host.to_owned(), port))
 }
@@ -223,10 +247,15 @@ pub fn load_all(directory: &Path) -> Result<Vec<GroupFile>, ConfigError> {
         Err(source) => return Err(FileError::io(directory, "list it", source).into()),
     };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|end| end == "toml") && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+    paths.retain(|path| {
+        path.extension().is_some_and(|end| end == "toml") && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    });
     paths.sort();
     if paths.len() > MAX_GROUPS {
-        let source = std::io::Error::other(format!("{} groups, but one daemon serves at most {MAX_GROUPS}; start a second one with --instance", paths.len()));
+        let source = std::io::Error::other(format!(
+            "{} groups, but one daemon serves at most {MAX_GROUPS}; start a second one with --instance",
+            paths.len()
+        ));
         return Err(FileError::io(directory, "use it", source).into());
     }
     let mut groups: Vec<GroupFile> = Vec::new();

@@ -34,7 +34,9 @@ pub enum IdentityLoadError {
         why: String,
     },
     /// The certificate is of another group, of another CA, or broken.
-    #[error("{file}: this certificate is not valid in group `{group}`: {why}; have one issued for this node: annulus ca issue NODE --user USER")]
+    #[error(
+        "{file}: this certificate is not valid in group `{group}`: {why}; have one issued for this node: annulus ca issue NODE --user USER"
+    )]
     Certificate {
         /// The certificate's file.
         file: String,
@@ -77,7 +79,10 @@ pub fn load(group: &GroupFile) -> Result<Member, IdentityLoadError> {
     let text = core::str::from_utf8(&bytes).map_err(|error| keys_error(error.to_string()))?;
     let keys = NodeKeys::from_pem(text).map_err(|error| keys_error(error.to_string()))?;
     let identity = Identity::new(keys.signing, keys.dh, certificate).map_err(|error| {
-        keys_error(format!("{error} (the certificate is {}); keys and certificate of one node belong together", group.certificate_source.display()))
+        keys_error(format!(
+            "{error} (the certificate is {}); keys and certificate of one node belong together",
+            group.certificate_source.display()
+        ))
     })?;
     Ok(Member { identity, trust })
 }
@@ -95,7 +100,11 @@ pub fn warnings(member: &Member, wall: UnixTime) -> Vec<String> {
         Err(why) => vec![format!("the certificate of this node is not accepted: {why}")],
         Ok(()) => {
             let left = certificate.not_after().saturating_since(wall);
-            if left < EXPIRY_WARNING_SECS { vec![format!("the certificate of this node ends in {} days; {renew}", left / 86_400)] } else { Vec::new() }
+            if left < EXPIRY_WARNING_SECS {
+                vec![format!("the certificate of this node ends in {} days; {renew}", left / 86_400)]
+            } else {
+                Vec::new()
+            }
         }
     }
 }

@@ -26,7 +26,8 @@ pub fn check_filter(text: &str) -> Result<(), String> {
     for directive in text.split(',') {
         let level = directive.rsplit('=').next().unwrap_or_default().trim();
         if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
-            let hint = nearest(level, &LEVELS).map_or_else(|| format!("levels: {}", LEVELS.join(", ")), |near| format!("did you mean `{near}`?"));
+            let hint =
+                nearest(level, &LEVELS).map_or_else(|| format!("levels: {}", LEVELS.join(", ")), |near| format!("did you mean `{near}`?"));
             return Err(format!("`{level}` is not a level; {hint}"));
         }
     }

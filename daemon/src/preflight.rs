@@ -52,7 +52,9 @@ pub fn devices(groups: &[GroupFile]) -> Result<(), Failure> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if has_capability(&status, CAP_NET_ADMIN) == Some(false) {
         let program = std::env::current_exe().map_or_else(|_| "PROGRAM".to_owned(), |path| path.display().to_string());
-        let message = format!("this process lacks the capability CAP_NET_ADMIN, without which no TUN device can be made; run it as root, or once: setcap cap_net_admin+ep {program}");
+        let message = format!(
+            "this process lacks the capability CAP_NET_ADMIN, without which no TUN device can be made; run it as root, or once: setcap cap_net_admin+ep {program}"
+        );
         return Err(Failure::new(Exit::NotPossible, message));
     }
     Ok(())

@@ -95,7 +95,9 @@ impl core::str::FromStr for Listen {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self(SocketAddr::from((address, 0))));
         }
-        text.parse().map(Self).map_err(|_| format!("`{text}` is neither ADDR:PORT nor a port; for example [::]:7171, 192.0.2.1:7171 or 7171"))
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("`{text}` is neither ADDR:PORT nor a port; for example [::]:7171, 192.0.2.1:7171 or 7171"))
     }
 }
 
@@ -280,14 +282,26 @@ impl Settings {
         let tun_name = flags.tun_name.clone().or_else(|| file.tun_name.clone()).unwrap_or_else(|| "annulus".to_owned());
         if !is_device_name(&tun_name) {
             let message = format!("`{tun_name}` is no name for a network device: 1 to 13 letters, digits, -, _ or .");
-            return Err(if flags.tun_name.is_some() { SettingsError::Flag(format!("--tun-name: {message}")) } else { document.fault("tun_name", message, None).into() });
+            return Err(if flags.tun_name.is_some() {
+                SettingsError::Flag(format!("--tun-name: {message}"))
+            } else {
+                document.fault("tun_name", message, None).into()
+            });
         }
         let log_level = flags.log_level.clone().or_else(|| file.log_level.clone()).unwrap_or_else(|| "info".to_owned());
         if let Err(message) = crate::logs::check_filter(&log_level) {
-            return Err(if flags.log_level.is_some() { SettingsError::Flag(format!("--log-level: {message}")) } else { document.fault("log_level", message, None).into() });
+            return Err(if flags.log_level.is_some() {
+                SettingsError::Flag(format!("--log-level: {message}"))
+            } else {
+                document.fault("log_level", message, None).into()
+            });
         }
         Ok(Self {
-            state_dir: flags.state_dir.clone().or_else(|| resolve(file.state_dir.as_ref())).unwrap_or_else(|| default("/var/lib/annulus", "/var/lib/annulus/instances/", "")),
+            state_dir: flags
+                .state_dir
+                .clone()
+                .or_else(|| resolve(file.state_dir.as_ref()))
+                .unwrap_or_else(|| default("/var/lib/annulus", "/var/lib/annulus/instances/", "")),
             control_socket: flags
                 .control_socket
                 .clone()
@@ -311,11 +325,16 @@ impl Settings {
 /// Whether `name` is 1 to 32 letters, digits, `-` or `_`, not beginning with `-`: safe as a file name and in a unit's name.
 #[must_use]
 pub fn is_plain_name(name: &str) -> bool {
-    (1..=32).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    (1..=32).contains(&name.len())
+        && !name.starts_with('-')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 pub(crate) fn is_device_name(name: &str) -> bool {
-    (1..=13).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) && name != "." && name != ".."
+    (1..=13).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && name != "."
+        && name != ".."
 }
 
 #[cfg(test)]
@@ -399,7 +418,8 @@ mod tests {
     #[test]
     fn the_example_shows_every_key_with_its_default_and_is_valid() {
         // As it stands, all keys are commented out; with the comment signs taken away it must parse and change nothing.
-        let uncommented: String = EXAMPLE.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line)).map(|line| format!("{line}\n")).collect();
+        let uncommented: String =
+            EXAMPLE.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line)).map(|line| format!("{line}\n")).collect();
         let document = config::parse::<HostFile>(Path::new("example"), uncommented).unwrap();
         let file = document.content;
         assert!(file.state_dir.is_some() && file.control_socket.is_some() && file.control_group.is_some() && file.groups_dir.is_some());

@@ -179,7 +179,12 @@ impl StateDir {
         let mut state: GroupState = load(&path, &MIGRATIONS)?;
         self.bind(&path, &dir, &mut state.machine)?;
         if state.node_id.as_deref() != Some(node_id) {
-            state = GroupState { machine: state.machine, signed_time: state.signed_time, known_addresses: state.known_addresses, ..GroupState::default() };
+            state = GroupState {
+                machine: state.machine,
+                signed_time: state.signed_time,
+                known_addresses: state.known_addresses,
+                ..GroupState::default()
+            };
             state.node_id = Some(node_id.to_owned());
         }
         state.known_addresses.truncate(MAX_KNOWN_ADDRESSES);
@@ -240,7 +245,8 @@ fn lock(path: &Path) -> Result<File, StateError> {
 fn machine(path: &Path) -> Option<String> {
     let id = fs::read_to_string(path).ok()?;
     let id = id.trim();
-    (!id.is_empty() && id != "uninitialized").then(|| hex(&Sha256::new().chain_update(b"annulus state\0").chain_update(id).finalize()[..16]))
+    (!id.is_empty() && id != "uninitialized")
+        .then(|| hex(&Sha256::new().chain_update(b"annulus state\0").chain_update(id).finalize()[..16]))
 }
 
 fn load<T: DeserializeOwned + Default>(path: &Path, migrations: &[Migration]) -> Result<T, StateError> {
@@ -284,7 +290,7 @@ pub fn hex(bytes: &[u8]) -> String {
 /// The bytes of `text` in hexadecimal digits of either case.
 #[must_use]
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
@@ -423,7 +429,10 @@ mod tests {
         fs::create_dir(machine.root()).unwrap();
         let path = machine.root().join("daemon.json");
         fs::write(&path, br#"{"port": 5}"#).unwrap();
-        let migrations: [Migration; 2] = [|value| value["udp_port"] = value["port"].clone(), |value| value["udp_port"] = (value["udp_port"].as_u64().unwrap() + 1).into()];
+        let migrations: [Migration; 2] = [
+            |value| value["udp_port"] = value["port"].clone(),
+            |value| value["udp_port"] = (value["udp_port"].as_u64().unwrap() + 1).into(),
+        ];
         let state: HostState = load(&path, &migrations).unwrap();
         assert_eq!((state.udp_port, state.version), (Some(6), 2));
         assert_eq!(fs::read(machine.root().join("daemon.json.v0")).unwrap(), br#"{"port": 5}"#);

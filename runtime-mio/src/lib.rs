@@ -34,7 +34,9 @@ pub fn drive<P: Plane>(engine: &mut Engine<P>) -> anyhow::Result<Exit> {
     let mut events = Events::with_capacity(EVENTS);
     let sources = engine.sources().context("cannot watch sockets and devices")?;
     for (token, descriptor) in &sources {
-        poll.registry().register(&mut SourceFd(&descriptor.as_raw_fd()), mio::Token(token.0), Interest::READABLE).context("cannot watch a socket or device")?;
+        poll.registry()
+            .register(&mut SourceFd(&descriptor.as_raw_fd()), mio::Token(token.0), Interest::READABLE)
+            .context("cannot watch a socket or device")?;
     }
     loop {
         let timeout = match engine.turn() {

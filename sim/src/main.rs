@@ -71,7 +71,11 @@ fn run(file: &std::path::Path, seed: u64, json: bool) -> anyhow::Result<()> {
     if terminal {
         eprint!("\r\x1b[K");
     }
-    if json { print_line(&serde_json::to_string(&report)?) } else { print_report(&report) }
+    if json {
+        print_line(&serde_json::to_string(&report)?)
+    } else {
+        print_report(&report)
+    }
     Ok(())
 }
 

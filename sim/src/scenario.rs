@@ -1,12 +1,14 @@
 //! Runs described in TOML, and their results.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use annulus_core::config::{Config, CryptoMode};
-use annulus_core::group::{Authority, GroupParameters, Identity, Profile, Request, Roles, Trust};
+use annulus_core::group::{Authority, Identity, Parameters, Profile, Trust};
+use annulus_core::io::ShardId;
 use annulus_core::node::Node;
 use annulus_core::rng::Rng;
+use annulus_core::shard::table::Prefix;
 use annulus_core::shard::{Shard, ShardSettings};
 use annulus_core::time::Instant;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,9 @@ pub struct Scenario {
     /// Nodes that crash at once after the ring stands, in %.
     #[serde(default)]
     pub crash_percent: u32,
+    /// Virtual time that the run goes on after that, in s: until links to dead nodes that are no neighbours are noticed.
+    #[serde(default)]
+    pub settle_s: u32,
 }
 
 const fn five() -> u32 {
@@ -120,6 +125,7 @@ impl Scenario {
         let started = world.now();
         let formed_s = self.await_ring(&mut world, progress);
         let repaired_s = (self.crash_percent > 0).then(|| self.crash(&mut world, &mut rng, progress)).flatten();
+        world.run(Duration::from_secs(u64::from(self.settle_s)));
         let state = oracle::ring(&world);
         let reach = if state.nodes > 1 { oracle::reach(&world) } else { Reach { pairs: 1, reached: 1, ..Reach::default() } };
         Ok(Report {
@@ -187,7 +193,13 @@ impl Scenario {
         while world.now() < limit {
             world.run(LOOK);
             let state: RingState = oracle::ring(world);
-            progress(&format!("{:.1} s: {} of {} nodes in place, {} joined", world.now().saturating_since(from).as_secs_f64(), state.correct, state.nodes, state.joined));
+            progress(&format!(
+                "{:.1} s: {} of {} nodes in place, {} joined",
+                world.now().saturating_since(from).as_secs_f64(),
+                state.correct,
+                state.nodes,
+                state.joined
+            ));
             if state.is_correct() {
                 return Some(world.now().saturating_since(from).as_secs_f64());
             }
@@ -221,15 +233,15 @@ impl Group {
     /// When the CA cannot be made.
     pub fn new(rng: &Rng) -> anyhow::Result<Self> {
         let mut rng = rng.fork("group");
-        let authority = Authority::init(GroupParameters::new("sim")?, &mut rng, WALL_START)?;
+        let authority = Authority::init(&Parameters::new("sim"), &mut rng, WALL_START)?;
         Ok(Self { authority, rng })
     }
 
     /// The configuration of a member.
     #[must_use]
     pub fn config(&self, bootstrap: Vec<SocketAddr>) -> Config {
-        let mut config = Config::new("fd00:a:a:a::/64".parse().expect("a valid prefix"));
-        config.ipv4_network = "10.200.0.0/16".parse().ok();
+        let mut config = Config::new(Prefix::new(IpAddr::from([0xfd00, 0xa, 0xa, 0xa, 0, 0, 0, 0]), 64));
+        config.ipv4_network = Some(Prefix::new(IpAddr::from([10, 200, 0, 0]), 16));
         config.bootstrap = bootstrap;
         config
     }
@@ -239,7 +251,7 @@ impl Group {
     /// # Errors
     /// Never for a CA that was just made.
     pub fn trust(&self) -> anyhow::Result<Trust> {
-        Ok(self.authority.trust()?)
+        Ok(self.authority.trust())
     }
 
     /// A new member's identity.
@@ -255,11 +267,9 @@ impl Group {
     /// # Errors
     /// When the CA refuses the request.
     pub fn identity_with(&mut self, name: &str, lifetime: u64) -> anyhow::Result<Identity> {
-        let (signing, dh) = (self.rng.bytes::<32>(), self.rng.bytes::<32>());
-        let request = Request::create(&signing, &dh)?;
-        let profile = Profile { user: format!("user-{name}"), node_name: name.to_owned(), roles: Roles::MEMBER, addresses: Vec::new(), lifetime, now: WALL_START };
-        let certificate = self.authority.issue(&request, &profile, &mut self.rng)?;
-        Ok(Identity::new(signing, dh, certificate)?)
+        let mut profile = Profile::new(&format!("user-{name}"), name, WALL_START);
+        profile.lifetime = Duration::from_secs(lifetime);
+        Ok(self.authority.enrol(&profile, &mut self.rng)?)
     }
 
     /// The CA, to revoke members.
@@ -283,7 +293,7 @@ impl Group {
     pub fn host_as(&mut self, id: HostId, identity: Identity, config: Config, start: Instant) -> anyhow::Result<Host> {
         let trust = self.trust()?;
         let seed = self.rng.bytes();
-        let shard = Shard::new(ShardSettings::single(config.realm, self.rng.next_u64()));
+        let shard = Shard::new(ShardSettings::new(ShardId(0), config.realm, config.workers, self.rng.next_u64()));
         let node = Node::new(config, identity, trust, seed, start, WALL_START);
         Ok(Host::new(World::address_of(id), node, shard))
     }

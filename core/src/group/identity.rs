@@ -56,6 +56,14 @@ impl Identity {
         self
     }
 
+    /// The same keys with a renewed certificate.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the certificate is not for these keys.
+    pub fn renewed(&self, certificate: Certificate) -> Result<Self, IdentityError> {
+        Self::new(self.signing_key.to_bytes(), *self.dh_secret, certificate).map(|identity| identity.with_crypto(self.crypto))
+    }
+
     /// The node's place on the ring.
     #[must_use]
     pub fn node_id(&self) -> NodeId {

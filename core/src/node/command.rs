@@ -34,7 +34,6 @@ impl Node {
             Command::WallClock(host) => self.set_wall(host, now),
             Command::Resumed => {
                 self.peers.resumed(now);
-                self.overlay.resumed(now);
             }
             Command::LocalAddresses(addresses) => {
                 self.local_addresses = addresses;
@@ -82,20 +81,26 @@ impl Node {
                 self.sessions.recheck(wall, now);
             }
             Ok(false) => {}
-            Err(error) => self.event(Event::Warning(format!("the revocation list is refused: {error}"))),
+            Err(error) => self.warn(format!("the revocation list is refused: {error}")),
         }
     }
 
     /// Takes over a renewed certificate of this node's own key.
     fn renewed(&mut self, der: &[u8], now: Instant) {
         let wall = self.clock.now(now);
-        match self.sessions.trust().verify(der, wall).map_err(|error| error.to_string()).and_then(|certificate| self.identity_with(certificate)) {
+        match self
+            .sessions
+            .trust()
+            .verify(der, wall)
+            .map_err(|error| error.to_string())
+            .and_then(|certificate| self.identity_with(certificate))
+        {
             Ok(identity) => {
                 self.dht.set_identity(identity.clone());
-                self.vpn.set_identity(identity.clone());
+                self.with_vpn(now, |vpn, at| vpn.set_identity(identity.clone(), at));
                 self.sessions.set_identity(identity);
             }
-            Err(error) => self.event(Event::Warning(format!("the renewed certificate is refused: {error}"))),
+            Err(error) => self.warn(format!("the renewed certificate is refused: {error}")),
         }
     }
 

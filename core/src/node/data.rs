@@ -65,7 +65,7 @@ impl Node {
             }
             return;
         }
-        let Some(peer) = self.peers.peer_of(session) else { return };
+        let Some(peer) = self.peers.by_session(session) else { return };
         self.install(peer, session, now);
         self.send_open(session, true, now);
     }
@@ -83,7 +83,7 @@ impl Node {
         let Some(path) = self.peers.path(peer) else { return false };
         let way = self.way(peer, path);
         let Some(install) = self.sessions.data_install(session, peer, way) else { return false };
-        self.sessions.mark_data(session, now);
+        self.sessions.mark_data(session);
         self.table(TableUpdate::Install(Box::new(install)));
         self.data.installed.insert(session, Plane { peer, path, open: None });
         if self.peers.session(peer) == Some(session) {
@@ -105,12 +105,14 @@ impl Node {
     /// A peer's packets take another path from now on.
     pub(super) fn data_path_changed(&mut self, peer: PeerId, path: Path) {
         let way = self.way(peer, path);
-        let sessions: Vec<SessionId> = self.data.installed.iter().filter(|(_, plane)| plane.peer == peer).map(|(session, _)| *session).collect();
+        let sessions: Vec<SessionId> =
+            self.data.installed.iter().filter(|(_, plane)| plane.peer == peer).map(|(session, _)| *session).collect();
         for session in sessions {
-            if let Some(plane) = self.data.installed.get_mut(&session) {
-                plane.path = path;
-            }
-            self.table(TableUpdate::SetPath { session, way });
+            let Some(plane) = self.data.installed.get_mut(&session) else { continue };
+            let old = core::mem::replace(&mut plane.path, path);
+            // Only a relayed way is left for a better one while it still works well: a routed one is far slower, and another is left because it is dead.
+            let at_once = self.kind_of(old) != PathKind::Relay;
+            self.table(TableUpdate::SetPath { session, way, at_once });
         }
     }
 
@@ -131,6 +133,11 @@ impl Node {
         }
     }
 
+    /// Whether IP flows, or may flow, between us and a peer.
+    pub(super) fn carries_data(&self, peer: PeerId) -> bool {
+        self.data.installed.values().any(|plane| plane.peer == peer)
+    }
+
     /// Packets for `prefix` go to `peer`.
     pub(super) fn route(&mut self, prefix: Prefix, peer: PeerId) {
         self.data.routes.insert(prefix, peer);
@@ -145,8 +152,13 @@ impl Node {
     }
 
     pub(super) fn data_due(&mut self, now: Instant) {
-        let due: Vec<SessionId> =
-            self.data.installed.iter().filter(|(_, plane)| plane.open.is_some_and(|(due, _)| due <= now)).map(|(session, _)| *session).collect();
+        let due: Vec<SessionId> = self
+            .data
+            .installed
+            .iter()
+            .filter(|(_, plane)| plane.open.is_some_and(|(due, _)| due <= now))
+            .map(|(session, _)| *session)
+            .collect();
         for session in due {
             let Some(plane) = self.data.installed.get_mut(&session) else { continue };
             plane.open = plane.open.and_then(|(_, left)| (left > 1).then(|| (now + OPEN_INTERVAL, left - 1)));
@@ -170,7 +182,7 @@ impl Node {
             }
             ShardEvent::Activity { session, rx_bytes, tx_bytes } => {
                 self.peers.activity(session, rx_bytes, tx_bytes, now);
-                if let Some(node) = self.peers.peer_of(session).and_then(|peer| self.peers.node(peer)) {
+                if let Some(node) = self.peers.by_session(session).and_then(|peer| self.peers.node(peer)) {
                     self.overlay.traffic(node, now);
                 }
             }
@@ -178,8 +190,6 @@ impl Node {
                 if let Some(plane) = self.data.installed.get_mut(&session) {
                     plane.open = None;
                 }
-                self.sessions.confirmed(session, now);
-                self.peers.confirmed(session, now);
             }
             ShardEvent::Applied(_) => {}
         }
@@ -194,7 +204,9 @@ impl Node {
         let rtt = self.peers.rtt(peer);
         let mtu = self.config.tunnel_mtu;
         match self.paths.resolve(path) {
-            Some(crate::io::Endpoint::Circuit { via, circuit }) => Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, mtu, rtt },
+            Some(crate::io::Endpoint::Circuit { via, circuit }) => {
+                Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, mtu, rtt }
+            }
             _ => Way { path, circuit: None, routed: self.kind_of(path) == PathKind::Routed, mtu, rtt },
         }
     }

@@ -5,6 +5,7 @@ use crate::events::Event;
 use crate::id::NodeId;
 use crate::io::{DropReason, Endpoint, Path, Punt, ShardId};
 use crate::peer::PathKind;
+use crate::session::Origin;
 use crate::shard::table::{SessionId, ShardEvent};
 use crate::time::Instant;
 use crate::wire::{self, DatagramType, PayloadKind};
@@ -35,8 +36,7 @@ impl Node {
                 _ => self.stats.dropped(DropReason::NoPath),
             },
             Punt::NoSession | Punt::NoAddress | Punt::Service | Punt::TooBig => {
-                let wall = self.clock.now(now);
-                self.vpn.handle_packet(why, packet, now, wall);
+                self.vpn_packet(why, packet, now);
             }
             Punt::NewCircuit => self.stats.dropped(DropReason::UnknownCircuit),
             Punt::WrongShard => self.stats.dropped(DropReason::UnknownIndex),
@@ -68,7 +68,8 @@ impl Node {
 
     fn handshake(&mut self, from: Path, bytes: &mut [u8], now: Instant) -> Result<(), DropReason> {
         let wall = self.clock.now(now);
-        let result = self.sessions.handle_handshake(from, bytes, now, wall);
+        let origin = self.paths.resolve(from).map_or(Origin::Hop(Path::NONE), |endpoint| Origin::of(&endpoint));
+        let result = self.sessions.handle_handshake(from, origin, bytes, now, wall);
         if result == Err(DropReason::WrongRealm) {
             self.note_stranger(from, now);
         }
@@ -89,6 +90,8 @@ impl Node {
 
     fn control(&mut self, from: Path, bytes: &mut [u8], now: Instant) -> Result<(), DropReason> {
         let opened = self.sessions.open(bytes, now)?;
+        // The packet may have completed its session: that must be known before its payload is looked at.
+        self.session_news(now);
         let kind = self.kind_of(from);
         self.peers.received(opened.session, from, kind, opened.newest, bytes.len(), now);
         let payload = &bytes[opened.payload];
@@ -109,7 +112,7 @@ impl Node {
                 self.peers.handle_link(session, from, kind, observed, payload, now).map_err(Into::into)
             }
             PayloadKind::Status | PayloadKind::Routed | PayloadKind::Forward => {
-                let peer = self.peers.peer_of(session).ok_or(DropReason::UnknownIndex)?;
+                let peer = self.peers.by_session(session).ok_or(DropReason::UnknownIndex)?;
                 self.overlay.handle_message(peer, payload, now)
             }
             PayloadKind::DataOpen => {

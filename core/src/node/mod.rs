@@ -17,7 +17,9 @@ mod command;
 mod data;
 mod dial;
 mod ingress;
+mod member;
 mod react;
+mod services;
 pub mod status;
 mod view;
 
@@ -31,7 +33,7 @@ use crate::events::Event;
 use crate::group::{Identity, Trust};
 use crate::id::NodeId;
 use crate::io::{DropReason, Endpoint, Output, Path, RealmSlot, Reinject, ShardId, TimerKind};
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, RequestId};
 use crate::paths::PathTable;
 use crate::peer::{PathKind, Peers};
 use crate::rng::Rng;
@@ -69,7 +71,12 @@ pub struct Node {
     dials: Dials,
     data: DataPlanes,
     /// Echoes under way: request -> (the command's token, when it was sent, whom).
-    echoes: BTreeMap<crate::overlay::RequestId, (u64, Instant, NodeId)>,
+    echoes: BTreeMap<RequestId, (u64, Instant, NodeId)>,
+    traces: BTreeMap<RequestId, command::Trace>,
+    /// Requests of the DHT under way: request -> its token.
+    dht_calls: BTreeMap<RequestId, u64>,
+    /// Requests of the VPN under way: request -> its token.
+    vpn_calls: BTreeMap<RequestId, u64>,
     queue: VecDeque<Queued>,
     strangers: Strangers,
     observed: Vec<(SocketAddr, u32)>,
@@ -104,12 +111,14 @@ impl Node {
     #[must_use]
     pub fn new(config: Config, identity: Identity, trust: Trust, seed: [u8; 32], now: Instant, wall: UnixTime) -> Self {
         let rng = Rng::new(seed);
+        let (identity, trust) = (identity.with_crypto(config.crypto), trust.with_crypto(config.crypto));
         let local = identity.node_id();
-        let settings = SessionSettings { realm: config.realm, workers: config.workers, hardware_aes: config.hardware_aes, crypto: config.crypto };
+        let settings =
+            SessionSettings { realm: config.realm, workers: config.workers, hardware_aes: config.hardware_aes, crypto: config.crypto };
         let signed = identity.certificate().not_before();
         let sessions = Sessions::new(settings, identity.clone(), trust, rng.fork("session"), now);
         let overlay = Overlay::new(local, config.geometry, config.bootstrap.clone(), rng.fork("overlay"), now);
-        let dht = Dht::new(identity.clone(), rng.fork("dht"), now);
+        let dht = Dht::new(&config, identity.clone(), rng.fork("dht"));
         let vpn = Vpn::new(&config, identity, rng.fork("vpn"), now);
         Self {
             local,
@@ -123,6 +132,9 @@ impl Node {
             dials: Dials::default(),
             data: DataPlanes::default(),
             echoes: BTreeMap::new(),
+            traces: BTreeMap::new(),
+            dht_calls: BTreeMap::new(),
+            vpn_calls: BTreeMap::new(),
             queue: VecDeque::new(),
             strangers: Strangers::default(),
             observed: Vec::new(),
@@ -171,8 +183,8 @@ impl Node {
         self.sessions.handle_timeout(now, wall);
         self.peers.handle_timeout(now);
         self.overlay.handle_timeout(now);
-        self.dht.handle_timeout(now, wall);
-        self.vpn.handle_timeout(now, wall);
+        self.with_dht(now, |dht, at| dht.handle_timeout(at));
+        self.with_vpn(now, |vpn, at| vpn.handle_timeout(at));
         self.dials_due(now);
         self.data_due(now);
         self.react(now);
@@ -281,7 +293,10 @@ impl Node {
     fn send_control(&mut self, session: SessionId, path: Path, payload: &[u8], now: Instant) {
         let mut datagram = Vec::with_capacity(payload.len() + crate::wire::packet::SEALED_OVERHEAD);
         match self.sessions.seal(session, payload, &mut datagram, now) {
-            Ok(()) => self.transmit(path, datagram, now),
+            Ok(()) => {
+                self.peers.sent(session, path, datagram.len(), now);
+                self.transmit(path, datagram, now);
+            }
             Err(_) => self.stats.dropped(DropReason::KeyExhausted),
         }
     }

@@ -10,7 +10,7 @@ use crate::peer::{PathKind, PeerAction, Use};
 use crate::session::{EndReason, HandshakeError, HandshakeId, SessionEvent};
 use crate::shard::table::{PeerId, SessionId};
 use crate::time::Instant;
-use crate::wire::link::{self, CloseReason};
+use crate::wire::link::{CloseReason, LinkMessage, NoticeReason};
 
 /// Rounds in which the machines may answer each other at one instant. A chain of reactions is a few rounds long; more would be a loop between two machines.
 const MAX_ROUNDS: u32 = 1000;
@@ -19,11 +19,7 @@ impl Node {
     /// Carries actions until all machines are quiet.
     pub(super) fn react(&mut self, now: Instant) {
         for _ in 0..MAX_ROUNDS {
-            let mut quiet = true;
-            while let Some(event) = self.sessions.poll_event() {
-                self.on_session(event, now);
-                quiet = false;
-            }
+            let mut quiet = !self.session_news(now);
             let mut datagram = Vec::new();
             while let Some(path) = self.sessions.poll_transmit(&mut datagram) {
                 self.transmit(path, core::mem::take(&mut datagram), now);
@@ -43,6 +39,16 @@ impl Node {
             }
         }
         debug_assert!(false, "two machines of a node keep answering each other");
+    }
+
+    /// Carries what the sessions tell; `true` when there was something.
+    pub(super) fn session_news(&mut self, now: Instant) -> bool {
+        let mut news = false;
+        while let Some(event) = self.sessions.poll_event() {
+            self.on_session(event, now);
+            news = true;
+        }
+        news
     }
 
     fn on_session(&mut self, event: SessionEvent, now: Instant) {
@@ -95,7 +101,7 @@ impl Node {
         if self.clock.seen_signed(certificate.not_before()) {
             self.event(Event::SignedTime(certificate.not_before()));
         }
-        let peer = self.peers.session_up(node, session, path, kind, initiator, resumed_from, now);
+        let Some(peer) = self.peers.session_up(node, session, path, kind, initiator, resumed_from, now) else { return };
         self.sessions.set_path(session, path);
         if new {
             self.event(Event::PeerUp { node, name: certificate.node_name().to_owned(), user: certificate.user().to_owned() });
@@ -110,7 +116,13 @@ impl Node {
 
     /// Tells a peer why it is not admitted, on a session that serves for nothing else.
     fn send_notice(&mut self, session: SessionId, path: Path, why: CertificateError, now: Instant) {
-        let notice = link::notice(why);
+        let (reason, time) = match why {
+            CertificateError::Expired { since } => (NoticeReason::Expired, Some(since)),
+            CertificateError::NotYetValid { from } => (NoticeReason::NotYetValid, Some(from)),
+            CertificateError::Revoked => (NoticeReason::Revoked, None),
+            _ => (NoticeReason::Refused, None),
+        };
+        let notice = LinkMessage::MemberNotice { reason, time, text: &why.to_string() }.to_payload();
         self.send_control(session, path, &notice, now);
     }
 
@@ -157,7 +169,7 @@ impl Node {
 
     fn path_changed(&mut self, peer: PeerId, path: Path, kind: PathKind, reason: &'static str, now: Instant) {
         let Some(node) = self.peers.node(peer) else { return };
-        for session in self.peers.sessions(peer) {
+        if let Some(session) = self.peers.session(peer) {
             self.sessions.set_path(session, path);
         }
         self.data_path_changed(peer, path);
@@ -204,8 +216,11 @@ impl Node {
 
     /// Near links are watched more closely than others.
     fn neighbours_changed(&mut self, now: Instant) {
-        let links: Vec<(PeerId, bool)> =
-            self.overlay.links(now).map(|link| (link.peer, link.roles.has(crate::overlay::Roles::NEAR) || link.remote_roles.has(crate::overlay::Roles::NEAR))).collect();
+        let links: Vec<(PeerId, bool)> = self
+            .overlay
+            .links(now)
+            .map(|link| (link.peer, link.roles.has(crate::overlay::Roles::NEAR) || link.remote_roles.has(crate::overlay::Roles::NEAR)))
+            .collect();
         for (peer, near) in links {
             self.peers.set_use(peer, if near { Use::Near } else { Use::Link }, now);
         }

@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
+use super::Overlay;
 use super::backoff::Backoff;
 use super::links::find;
 use super::rpc::{Purpose, Route};
 use super::types::{Mode, Roles};
-use super::Overlay;
 use crate::id::NodeId;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -105,7 +105,8 @@ impl Overlay {
             self.demands.due = self.demands.entries.iter().map(Demand::next).min();
             return;
         }
-        let quiet: Vec<NodeId> = self.demands.entries.iter().filter(|demand| demand.latest + IDLE <= now).map(|demand| demand.node).collect();
+        let quiet: Vec<NodeId> =
+            self.demands.entries.iter().filter(|demand| demand.latest + IDLE <= now).map(|demand| demand.node).collect();
         for node in quiet {
             self.end_demand(&node, now);
         }

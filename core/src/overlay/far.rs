@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
+use super::Overlay;
 use super::backoff::Backoff;
 use super::links::find;
 use super::rpc::{Purpose, Route};
 use super::types::{Mode, OverlayAction, Roles};
-use super::Overlay;
 use crate::id::NodeId;
 use crate::io::Candidates;
 use crate::time::Instant;
@@ -54,7 +54,10 @@ impl Overlay {
         }
         self.far.backoff.wait(&mut self.rng, now);
         if self.dials.has_room(Roles::SHORTCUT) && !self.rpc.any(|pending| pending.purpose == Purpose::Shortcut) {
-            let point = self.geometry.draw_far(&super::View { local: self.local, joined: self.joined, links: &self.links, known: self.known.entries() }, &mut self.rng);
+            let point = self.geometry.draw_far(
+                &super::View { local: self.local, joined: self.joined, links: &self.links, known: self.known.entries() },
+                &mut self.rng,
+            );
             let _ = self.send_connect(point, Mode::Closest, Roles::SHORTCUT, Route::Ring, Purpose::Shortcut, now);
         }
     }

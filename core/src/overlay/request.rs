@@ -2,19 +2,17 @@
 
 use bytes::Bytes;
 
+use super::Overlay;
+use super::links::find;
 use super::routing::{HOP_LIMIT, Outgoing};
 use super::rpc::{Answer, Pending, Purpose, Route, RttClass};
-use super::links::find;
 use super::types::{Mode, OverlayAction, ReplyTo, RequestError, RequestId};
-use super::Overlay;
 use crate::id::NodeId;
 use crate::io::DropReason;
 use crate::time::Instant;
 use crate::wire::overlay::{MAX_ECHO, METHOD_CONNECT, METHOD_ECHO, METHOD_NEIGHBOURS, METHOD_TRACE, Status, TraceAnswer};
 use crate::wire::routed::{Content, MAX_BODY_LEN, RouteMode, RoutedHeader};
-use crate::wire::rpc::{
-    ERROR_MALFORMED, ERROR_NO_HANDLER, ErrorReply, METHODS_DHT, METHODS_END, REQUEST_HEADER_LEN, Reply, Request,
-};
+use crate::wire::rpc::{ERROR_MALFORMED, ERROR_NO_HANDLER, ErrorReply, METHODS_DHT, METHODS_END, REQUEST_HEADER_LEN, Reply, Request};
 
 /// Nodes of which a trace keeps answers.
 const MAX_TRACE_ANSWERS: usize = HOP_LIMIT as usize + 1;

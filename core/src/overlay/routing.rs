@@ -2,17 +2,17 @@
 
 use core::time::Duration;
 
+use super::Overlay;
 use super::halves::{Joined, cut};
 use super::links::find;
 use super::rpc::Route;
 use super::types::OverlayAction;
-use super::Overlay;
 use crate::id::NodeId;
 use crate::io::DropReason;
 use crate::shard::table::PeerId;
 use crate::time::Instant;
 use crate::wire::overlay::{METHOD_TRACE, TraceAnswer};
-use crate::wire::routed::{Content, MAX_BODY_LEN, Part, RouteMode, RoutedHeader, parse_forward, wrap_forward};
+use crate::wire::routed::{Content, MAX_BODY_LEN, MAX_ROUTED_HEADER_LEN, Part, RouteMode, RoutedHeader, parse_forward, wrap_forward};
 use crate::wire::rpc::{Reply, Request};
 
 /// Hops that a message may take: a ring of a million nodes needs at most 25 (99.9 %), a ring that is being repaired some more.
@@ -110,7 +110,9 @@ impl Overlay {
         };
         let via = match message.route {
             Route::Via(node) => Some(node).filter(|_| find(&self.links, &message.to).is_err()),
-            Route::Ring if message.mode == RouteMode::Exact && find(&self.links, &message.to).is_err() => self.router.agent(&message.to, now),
+            Route::Ring if message.mode == RouteMode::Exact && find(&self.links, &message.to).is_err() => {
+                self.router.agent(&message.to, now)
+            }
             _ => None,
         };
         let first = match (message.route, via) {
@@ -129,17 +131,21 @@ impl Overlay {
             }
         };
         let (index, mode) = first.ok_or(DropReason::Unroutable)?;
-        let (peer, node) = (self.links[index].peer, self.links[index].node);
         let through = matches!(message.route, Route::Through(_));
-        header.agent = (through || !self.joined).then_some(node);
+        header.agent = (through || !self.joined).then_some(self.links[index].node);
         if via.is_none() {
             header.mode = mode;
         }
         header.hops = 1;
+        self.send_parts(self.links[index].peer, header, via, message.body)
+    }
+
+    /// Sends a message of ours to the first node on its way, in one part or two.
+    fn send_parts(&mut self, peer: PeerId, mut header: RoutedHeader, via: Option<NodeId>, body: &[u8]) -> Result<(), DropReason> {
         self.router.next_part = self.router.next_part.wrapping_add(1);
-        for (part, bytes) in cut(message.body, self.router.next_part) {
+        for (part, bytes) in cut(body, self.router.next_part) {
             header.part = part;
-            let mut out = Vec::with_capacity(bytes.len() + crate::wire::routed::MAX_ROUTED_HEADER_LEN);
+            let mut out = Vec::with_capacity(bytes.len() + MAX_ROUTED_HEADER_LEN);
             header.write(&mut out);
             out.extend_from_slice(bytes);
             let payload = match via {
@@ -149,6 +155,13 @@ impl Overlay {
             self.send(peer, payload)?;
         }
         Ok(())
+    }
+
+    /// To whom a message for `target` would go next.
+    #[must_use]
+    pub fn next_hop(&self, target: &NodeId) -> Option<NodeId> {
+        let (_, next) = self.first_hop(target, RouteMode::Exact).ok()?;
+        next.map(|(index, _)| self.links[index].node)
     }
 
     /// Whether a message of ours ends here, and the link that it takes. Who has no place on the ring yet lets the nearest linked node decide.
@@ -279,7 +292,15 @@ impl Overlay {
         let mut body = Vec::new();
         Reply { id: request.id, body: &answer }.write(&mut body);
         let route = header.agent.filter(|agent| *agent != self.local).map_or(Route::Ring, Route::Via);
-        let reply = Outgoing { to: header.source, mode: RouteMode::Exact, limit: HOP_LIMIT, trace: false, content: Content::Reply, body: &body, route };
+        let reply = Outgoing {
+            to: header.source,
+            mode: RouteMode::Exact,
+            limit: HOP_LIMIT,
+            trace: false,
+            content: Content::Reply,
+            body: &body,
+            route,
+        };
         // An answer that finds no way is missing in the trace, which shows as a gap.
         let _ = self.originate(reply, now);
     }

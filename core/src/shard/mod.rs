@@ -216,6 +216,12 @@ impl Shard {
         self.hints.pop()
     }
 
+    /// Its number.
+    #[must_use]
+    pub const fn id(&self) -> ShardId {
+        self.settings.id
+    }
+
     /// What was carried and what was dropped since the start.
     #[must_use]
     pub const fn stats(&self) -> &Stats {

@@ -63,6 +63,15 @@ pub const VERSION: u8 = 1;
 /// Feature bit: the sender's CPU has AES instructions.
 pub const FEATURE_HARDWARE_AES: u16 = 1;
 
+/// The receiver index of a handshake datagram, 0 in m1; `None` when it is too short to be one.
+#[must_use]
+pub fn receiver_index(datagram: &[u8]) -> Option<u32> {
+    match datagram.get(7..HEADER_LEN)? {
+        [a, b, c, ..] => Some(u32::from_be_bytes([0, *a, *b, *c])),
+        _ => None,
+    }
+}
+
 /// What a handshake datagram carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

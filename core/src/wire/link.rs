@@ -199,7 +199,7 @@ impl<'a> LinkMessage<'a> {
                 let time = reader.u64()?;
                 Self::MemberNotice { reason, time: (time != 0).then_some(UnixTime(time)), text: text(&mut reader)? }
             }
-            PayloadKind::Status | PayloadKind::Routed | PayloadKind::Forward | PayloadKind::Unknown(_) => {
+            PayloadKind::Status | PayloadKind::Routed | PayloadKind::Forward | PayloadKind::DataOpen | PayloadKind::Unknown(_) => {
                 return Err(WireError::BadField("payload kind"));
             }
         };

@@ -77,7 +77,9 @@ impl ControlClient {
         let read = match exchange(&mut self.stream) {
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Err(ClientError::Timeout(timeout)),
-            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => return Err(ClientError::NotRunning(self.path.clone())),
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                return Err(ClientError::NotRunning(self.path.clone()));
+            }
             Err(source) => return Err(ClientError::Broken { path: self.path.clone(), source }),
         };
         if read == 0 {

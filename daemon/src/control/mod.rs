@@ -114,7 +114,8 @@ impl From<Result<serde_json::Value, ControlError>> for Answer {
 /// # Errors
 /// [`ErrorCode::BadRequest`] with what is wrong.
 pub fn parse(line: &[u8]) -> Result<Request, ControlError> {
-    serde_json::from_slice(line).map_err(|error| ControlError::new(ErrorCode::BadRequest, format!("not a request: {error}; verbs: {}", VERBS.join(", "))))
+    serde_json::from_slice(line)
+        .map_err(|error| ControlError::new(ErrorCode::BadRequest, format!("not a request: {error}; verbs: {}", VERBS.join(", "))))
 }
 
 #[cfg(test)]
@@ -124,7 +125,10 @@ mod tests {
     #[test]
     fn requests_have_the_documented_form() {
         assert_eq!(parse(br#"{"verb":"status"}"#).unwrap(), Request::Status { group: None });
-        assert_eq!(parse(br#"{"verb":"ping","node":"b","group":"lab"}"#).unwrap(), Request::Ping { group: Some("lab".into()), node: "b".into() });
+        assert_eq!(
+            parse(br#"{"verb":"ping","node":"b","group":"lab"}"#).unwrap(),
+            Request::Ping { group: Some("lab".into()), node: "b".into() }
+        );
         assert_eq!(serde_json::to_string(&Request::Stop {}).unwrap(), r#"{"verb":"stop"}"#);
         for verb in VERBS {
             let text = format!(r#"{{"verb":"{verb}","node":"x"}}"#);

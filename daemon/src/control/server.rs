@@ -120,7 +120,7 @@ impl ControlServer {
     }
 
     /// The next request; the descriptor is quiet again after the first `None`.
-    pub fn next(&mut self) -> Option<(Ticket, Request)> {
+    pub fn next_request(&mut self) -> Option<(Ticket, Request)> {
         let _ = self.readable.read();
         self.requests.try_recv().ok()
     }
@@ -275,7 +275,15 @@ impl Server {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            let mut client = Client { stream, input: Vec::new(), output: Vec::new(), waiting: None, since: Instant::now(), ended: false, leaving: false };
+            let mut client = Client {
+                stream,
+                input: Vec::new(),
+                output: Vec::new(),
+                waiting: None,
+                since: Instant::now(),
+                ended: false,
+                leaving: false,
+            };
             if let Err(error) = self.admit(&client.stream) {
                 client.say(&Answer::Error(error));
                 client.leaving = true;
@@ -412,7 +420,7 @@ mod tests {
             while stopped.try_recv() == Err(TryRecvError::Empty) {
                 let mut fds = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
                 let _ = poll(&mut fds, PollTimeout::from(20u16));
-                while let Some((ticket, request)) = server.next() {
+                while let Some((ticket, request)) = server.next_request() {
                     match request {
                         Request::Status { .. } => server.answer(ticket, Ok(serde_json::json!({"n": 7}))),
                         Request::Stop {} => {}

@@ -18,8 +18,12 @@ impl<P: Plane> Engine<P> {
 
     fn carry(&mut self, realm: RealmSlot, event: Event, now: Instant) {
         match event {
-            Event::Joined { .. } | Event::Disturbed | Event::PeerUp { .. } | Event::PeerDown { .. } | Event::PathChanged { .. } => self.ring_event(realm, &event),
-            Event::Refused { .. } | Event::Strangers { .. } | Event::DuplicateIdentity { .. } | Event::ClockBehind(_) => self.warn(realm, event),
+            Event::Joined { .. } | Event::Disturbed | Event::PeerUp { .. } | Event::PeerDown { .. } | Event::PathChanged { .. } => {
+                self.ring_event(realm, &event)
+            }
+            Event::Refused { .. } | Event::Strangers { .. } | Event::DuplicateIdentity { .. } | Event::ClockBehind(_) => {
+                self.warn(realm, event)
+            }
             Event::Resolved { .. } | Event::Echo { .. } | Event::Trace { .. } => self.answer_event(realm, event, now),
             Event::Addresses { addresses, hosts } => {
                 let Some(group) = self.groups.iter_mut().find(|group| group.realm == realm) else { return };
@@ -27,12 +31,15 @@ impl<P: Plane> Engine<P> {
                     group.set_addresses(&addresses, &hosts, changes);
                 }
             }
+            Event::Warning(text) => tracing::warn!(group = self.name_of(realm), "{text}"),
             Event::Left => {
                 if let Some(group) = self.group_of(realm) {
                     group.left = true;
                 }
             }
-            Event::Lease(_) | Event::KnownAddresses(_) | Event::SignedTime(_) | Event::RevocationList(_) => self.remember(realm, event, now),
+            Event::Lease(_) | Event::KnownAddresses(_) | Event::SignedTime(_) | Event::RevocationList(_) => {
+                self.remember(realm, event, now)
+            }
         }
     }
 
@@ -89,9 +96,14 @@ impl<P: Plane> Engine<P> {
                     tracing::warn!(group = name, node, from, reason, "refused a peer");
                 }
             }
-            Event::Strangers { count, from } => tracing::warn!(group = name, count, %from, "datagrams of strangers: not made under the key of this group"),
+            Event::Strangers { count, from } => {
+                tracing::warn!(group = name, count, %from, "datagrams of strangers: not made under the key of this group")
+            }
             Event::DuplicateIdentity { from } => {
-                let text = format!("another daemon runs with this node's identity at {}; have a certificate issued for one of them and end the other", from_text(from));
+                let text = format!(
+                    "another daemon runs with this node's identity at {}; have a certificate issued for one of them and end the other",
+                    from_text(from)
+                );
                 tracing::error!(group = name, "{text}");
                 group.concern(Concern::Duplicate, Some(text));
             }
@@ -113,12 +125,26 @@ impl<P: Plane> Engine<P> {
                 }
             }
             Event::Resolved { token, node: None } => {
-                let connected = self.plane.view(realm).is_some_and(|view| view.group.connected);
+                let connected = self.plane.view(realm, now).is_some_and(|view| view.group.connected);
                 if let Some(pending) = self.requests.end(token) {
                     let error = if connected {
-                        ControlError::new(ErrorCode::UnknownNode, format!("nobody in group `{}` is known as `{}`; see `annulus hosts` for names", self.name_of(realm), pending.node))
+                        ControlError::new(
+                            ErrorCode::UnknownNode,
+                            format!(
+                                "nobody in group `{}` is known as `{}`; see `annulus hosts` for names",
+                                self.name_of(realm),
+                                pending.node
+                            ),
+                        )
                     } else {
-                        ControlError::new(ErrorCode::NotConnected, format!("group `{}` is not connected to its ring, so `{}` cannot be looked up", self.name_of(realm), pending.node))
+                        ControlError::new(
+                            ErrorCode::NotConnected,
+                            format!(
+                                "group `{}` is not connected to its ring, so `{}` cannot be looked up",
+                                self.name_of(realm),
+                                pending.node
+                            ),
+                        )
                     };
                     self.answer(pending.ticket, Err(error));
                 }
@@ -140,7 +166,10 @@ impl<P: Plane> Engine<P> {
             Event::Trace { token, hops, reached } => {
                 if let Some(pending) = self.requests.end(token) {
                     let (node, _) = pending.found.unwrap_or_default();
-                    let hops = hops.into_iter().map(|(node, name, micros)| TraceHop { node_id: node.to_string(), name, rtt_ms: micros_to_ms(micros) }).collect();
+                    let hops = hops
+                        .into_iter()
+                        .map(|(node, name, micros)| TraceHop { node_id: node.to_string(), name, rtt_ms: micros_to_ms(micros) })
+                        .collect();
                     self.answer_with(pending.ticket, &TraceAnswer { group: self.name_of(realm), node_id: node.to_string(), hops, reached });
                 }
             }
@@ -156,8 +185,14 @@ impl<P: Plane> Engine<P> {
                 let answer = PingAnswer { group, node_id: node.to_string(), addresses: addresses.clone(), ..PingAnswer::default() };
                 self.answer_with(pending.ticket, &answer);
             }
-            (Some(_), About::Trace) => self.answer(pending.ticket, Err(ControlError::new(ErrorCode::Timeout, format!("no node on the way to `{}` has answered", pending.node)))),
-            (None, _) => self.answer(pending.ticket, Err(ControlError::new(ErrorCode::Timeout, format!("`{}` could not be looked up in time", pending.node)))),
+            (Some(_), About::Trace) => self.answer(
+                pending.ticket,
+                Err(ControlError::new(ErrorCode::Timeout, format!("no node on the way to `{}` has answered", pending.node))),
+            ),
+            (None, _) => self.answer(
+                pending.ticket,
+                Err(ControlError::new(ErrorCode::Timeout, format!("`{}` could not be looked up in time", pending.node))),
+            ),
         }
     }
 

@@ -54,7 +54,14 @@ impl Requests {
     ///
     /// # Errors
     /// [`ErrorCode::Busy`] when too many are under way.
-    pub(super) fn begin(&mut self, ticket: Ticket, realm: RealmSlot, about: About, node: String, now: Instant) -> Result<Command, ControlError> {
+    pub(super) fn begin(
+        &mut self,
+        ticket: Ticket,
+        realm: RealmSlot,
+        about: About,
+        node: String,
+        now: Instant,
+    ) -> Result<Command, ControlError> {
         if self.pending.len() >= MAX_PENDING {
             return Err(ControlError::new(ErrorCode::Busy, "too many questions are under way; try again"));
         }

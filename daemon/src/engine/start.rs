@@ -49,7 +49,8 @@ pub fn gather(settings: Settings) -> Result<Parts, Failure> {
     for file in &files {
         members.push(identity::load(file).map_err(Failure::usage)?);
     }
-    let needs_device: Vec<bool> = files.iter().zip(&members).map(|(file, member)| has_addresses(file, member.identity.certificate().roles())).collect();
+    let needs_device: Vec<bool> =
+        files.iter().zip(&members).map(|(file, member)| has_addresses(file, member.identity.certificate().roles())).collect();
     if needs_device.contains(&true) {
         preflight::devices(&files)?;
     }
@@ -64,7 +65,7 @@ pub fn gather(settings: Settings) -> Result<Parts, Failure> {
         {
             tracing::warn!(group = file.name, %error, "the stored revocation list is not used");
         }
-        groups.push(Group::new(file.name.clone(), RealmSlot(index as u8), member, &file.bootstrap, remembered, dir));
+        groups.push(Group::new(RealmSlot(index as u8), member, file, remembered, dir));
     }
     let sockets = bind(&settings, &state)?;
     let mut host = Host { sockets, ..Host::default() };
@@ -75,7 +76,8 @@ pub fn gather(settings: Settings) -> Result<Parts, Failure> {
 /// Whether the node has virtual addresses: as the group's file says, else all but pure infrastructure.
 #[must_use]
 pub fn has_addresses(file: &GroupFile, roles: Roles) -> bool {
-    file.has_addresses.unwrap_or_else(|| roles.contains(Roles::MEMBER) || roles.contains(Roles::GUEST) || !roles.contains(Roles::INFRASTRUCTURE))
+    file.has_addresses
+        .unwrap_or_else(|| roles.contains(Roles::MEMBER) || roles.contains(Roles::GUEST) || !roles.contains(Roles::INFRASTRUCTURE))
 }
 
 /// The addresses to bootstrap from that need no look-up: those of the file, then those that answered last time.
@@ -98,7 +100,8 @@ pub fn bootstrap(file: &GroupFile, group: &Group) -> Vec<SocketAddr> {
 fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<UdpSocket>, Failure> {
     let listen = settings.listen;
     if listen.port() != 0 {
-        return bind_port(listen.ip(), listen.port()).map_err(|error| Failure::failed(format!("cannot listen on UDP {listen}: {error}{}", hint(&error))));
+        return bind_port(listen.ip(), listen.port())
+            .map_err(|error| Failure::failed(format!("cannot listen on UDP {listen}: {error}{}", hint(&error))));
     }
     let mut remembered = state.host().map_err(Failure::failed)?;
     if let Some(port) = remembered.udp_port {
@@ -108,8 +111,12 @@ fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<UdpSocket>, Failure
                 state.store_host(&remembered).map_err(Failure::failed)?;
                 return Ok(sockets);
             }
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => tracing::warn!(port, "the UDP port of the last start is taken by another program; a new one is drawn"),
-            Err(error) => return Err(Failure::failed(format!("cannot listen on UDP port {port} of {}: {error}{}", listen.ip(), hint(&error)))),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                tracing::warn!(port, "the UDP port of the last start is taken by another program; a new one is drawn")
+            }
+            Err(error) => {
+                return Err(Failure::failed(format!("cannot listen on UDP port {port} of {}: {error}{}", listen.ip(), hint(&error))));
+            }
         }
     }
     let mut last = None;
@@ -162,13 +169,20 @@ fn hint(error: &std::io::Error) -> &'static str {
 }
 
 /// Makes a TUN device for each group that needs one, after looking for networks that are in the way.
-fn devices(settings: &Settings, files: &[GroupFile], needed: &[bool], groups: &mut [Group], host: &mut Host) -> Result<Option<HostChanges>, Failure> {
+fn devices(
+    settings: &Settings,
+    files: &[GroupFile],
+    needed: &[bool],
+    groups: &mut [Group],
+    host: &mut Host,
+) -> Result<Option<HostChanges>, Failure> {
     if !needed.contains(&true) {
         return Ok(None);
     }
     let journal = settings.state_dir.join("host-changes.json");
-    let mut changes = HostChanges::begin(&journal)
-        .map_err(|error| Failure::failed(format!("cannot undo what an earlier run left on this host (see {}): {error}", journal.display())))?;
+    let mut changes = HostChanges::begin(&journal).map_err(|error| {
+        Failure::failed(format!("cannot undo what an earlier run left on this host (see {}): {error}", journal.display()))
+    })?;
     for (index, ((file, group), _)) in files.iter().zip(groups).zip(needed).enumerate().filter(|(_, (_, needed))| **needed) {
         let name = device_name(settings, file, index);
         if let Some(overlap) = overlap(file, &name)? {
@@ -187,7 +201,9 @@ fn devices(settings: &Settings, files: &[GroupFile], needed: &[bool], groups: &m
             Failure::new(exit, error)
         })?;
         let tun = queues.swap_remove(0);
-        changes.configure(tun.name(), &config).map_err(|error| Failure::failed(format!("cannot set up the device {}: {error}", tun.name())))?;
+        changes
+            .configure(tun.name(), &config)
+            .map_err(|error| Failure::failed(format!("cannot set up the device {}: {error}", tun.name())))?;
         tracing::info!(group = file.name, device = tun.name(), backend = tun.features().backend, "TUN device");
         group.device = Some(tun.name().to_owned());
         host.devices.push(Device { realm: RealmSlot(index as u8), tun });
@@ -246,7 +262,12 @@ pub(super) fn candidates(sockets: &[UdpSocket], devices: &[Device]) -> Vec<Socke
     for socket in sockets {
         let local = socket.local_address();
         if local.ip().is_unspecified() {
-            found.extend(addresses.iter().filter(|address| address.is_ipv4() == local.is_ipv4()).map(|address| SocketAddr::new(*address, local.port())));
+            found.extend(
+                addresses
+                    .iter()
+                    .filter(|address| address.is_ipv4() == local.is_ipv4())
+                    .map(|address| SocketAddr::new(*address, local.port())),
+            );
         } else {
             found.push(local);
         }
@@ -263,7 +284,13 @@ mod tests {
     fn settings(dir: &Path, listen: &str) -> Settings {
         let config = dir.join("annulus.toml");
         std::fs::write(&config, "").unwrap();
-        Settings::new(&Flags { config: Some(config), state_dir: Some(dir.join("state")), listen: Some(listen.parse().unwrap()), ..Flags::default() }).unwrap()
+        Settings::new(&Flags {
+            config: Some(config),
+            state_dir: Some(dir.join("state")),
+            listen: Some(listen.parse().unwrap()),
+            ..Flags::default()
+        })
+        .unwrap()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use super::*;
+use crate::control::ErrorCode;
 use crate::control::Request;
 use crate::control::client::{ClientError, ControlClient};
-use crate::control::ErrorCode;
 use crate::group_file::GroupText;
 use crate::settings::Flags;
 use annulus_core::group::{Authority, Parameters, Profile};
@@ -10,6 +10,7 @@ use annulus_core::io::{Event, Path, TimerKind};
 use annulus_core::pump::Driver;
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::Prefix;
+use annulus_core::time::UnixTime;
 use annulus_tun_bridge::mem::{self, MemHost};
 use std::net::UdpSocket as StdUdpSocket;
 use std::os::fd::AsFd;
@@ -51,7 +52,9 @@ impl Plane for Echoing {
                 let result = Some(annulus_core::events::EchoResult { rtt_us: 1500, path: "direct", remote: None });
                 self.events.push(Event::Echo { token: *token, result });
             }
-            Command::Trace { token, node } => self.events.push(Event::Trace { token: *token, hops: vec![(*node, "b".into(), 900)], reached: true }),
+            Command::Trace { token, node } => {
+                self.events.push(Event::Trace { token: *token, hops: vec![(*node, "b".into(), 900)], reached: true })
+            }
             Command::Leave if self.answers_leave => self.events.push(Event::Left),
             _ => {}
         }
@@ -65,7 +68,7 @@ impl Plane for Echoing {
         None
     }
 
-    fn view(&self, realm: RealmSlot) -> Option<View> {
+    fn view(&self, realm: RealmSlot, _now: Instant) -> Option<View> {
         let mut view = View::default();
         view.group.connected = true;
         view.peers = vec![crate::status::PeerStatus::default()];
@@ -133,7 +136,8 @@ impl Daemon {
             }
             let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
             let _ = poll(&mut fds, PollTimeout::from(timeout));
-            let ready: Vec<Token> = fds.iter().zip(&sources).filter(|(fd, _)| fd.any() == Some(true)).map(|(_, (token, _))| *token).collect();
+            let ready: Vec<Token> =
+                fds.iter().zip(&sources).filter(|(fd, _)| fd.any() == Some(true)).map(|(_, (token, _))| *token).collect();
             for token in ready {
                 self.engine.readable(token);
             }
@@ -186,7 +190,10 @@ fn packets_of_the_host_leave_and_datagrams_arrive() {
 fn questions_of_the_control_socket_are_answered() {
     let mut daemon = daemon(true);
     let status = daemon.ask(Request::Status { group: None }).unwrap();
-    assert_eq!((status["runtime"].as_str(), status["groups"][0]["name"].as_str(), status["peers"][0]["group"].as_str()), (Some("test"), Some("lab"), Some("lab")));
+    assert_eq!(
+        (status["runtime"].as_str(), status["groups"][0]["name"].as_str(), status["peers"][0]["group"].as_str()),
+        (Some("test"), Some("lab"), Some("lab"))
+    );
     let ping = daemon.ask(Request::Ping { group: None, node: "b".into() }).unwrap();
     assert_eq!((ping["rtt_ms"].as_f64(), ping["addresses"][0].as_str()), (Some(1.5), Some("10.200.0.2")));
     let trace = daemon.ask(Request::Trace { group: Some("lab".into()), node: "b".into() }).unwrap();
@@ -204,8 +211,25 @@ fn nodes_are_told_time_addresses_and_resolved_names() {
     daemon.run_until(|daemon| {
         told(daemon, |command| matches!(command, Command::WallClock(wall) if wall.0 > 1_700_000_000))
             && told(daemon, |command| matches!(command, Command::LocalAddresses(addresses) if addresses.len() == 1))
-            && told(daemon, |command| matches!(command, Command::Bootstrap(addresses) if addresses.iter().all(|address| address.port() == 9)))
+            && told(
+                daemon,
+                |command| matches!(command, Command::Bootstrap(addresses) if addresses.iter().all(|address| address.port() == 9)),
+            )
     });
+}
+
+#[test]
+fn a_revocation_list_beside_the_group_file_is_handed_on_once() {
+    let mut daemon = daemon(true);
+    let dir = daemon.state.parent().unwrap().join("groups.d/lab");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("revocations"), b"signed list").unwrap();
+    for _ in 0..2 {
+        daemon.engine.tell_time(clock::now());
+    }
+    let lists: Vec<&Command> =
+        daemon.engine.plane.commands.iter().filter(|command| matches!(command, Command::RevocationList(_))).collect();
+    assert_eq!(lists, [&Command::RevocationList(b"signed list".as_slice().into())]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use core::cmp::Ordering;
 use super::{FarBounds, Geometry, Range, Step, View};
 use crate::config::GeometryKind;
 use crate::id::{Distance, NodeId};
-use crate::overlay::known::merge;
+use crate::overlay::known::{Known, PASSIVE_PER_SIDE, merge};
 use crate::overlay::links::{Link, clockwise, counter_clockwise, find};
 use crate::rng::Rng;
 use crate::wire::routed::RouteMode;
@@ -42,7 +42,9 @@ impl Geometry for Symphony {
             RouteMode::Before => one_sided(view, avoid, mode, |node| node.clockwise_to(target)),
             RouteMode::After => one_sided(view, avoid, mode, |node| target.clockwise_to(node)),
             RouteMode::Clockwise => walk(clockwise(view.links, &view.local), view, avoid, mode, |node| target.clockwise_to(node)),
-            RouteMode::CounterClockwise => walk(counter_clockwise(view.links, &view.local), view, avoid, mode, |node| node.clockwise_to(target)),
+            RouteMode::CounterClockwise => {
+                walk(counter_clockwise(view.links, &view.local), view, avoid, mode, |node| node.clockwise_to(target))
+            }
         }
     }
 
@@ -70,11 +72,10 @@ impl Geometry for Symphony {
             }
         };
         let live = |link: &&Link| !link.leaving;
-        let ahead = merge(
-            clockwise(view.links, &local).filter(live),
-            clockwise(view.known, &local).filter(|known| known.is_promising()),
-            |node| local.clockwise_to(node),
-        );
+        let ahead =
+            merge(clockwise(view.links, &local).filter(live), clockwise(view.known, &local).filter(|known| known.is_promising()), |node| {
+                local.clockwise_to(node)
+            });
         let behind = merge(
             counter_clockwise(view.links, &local).filter(live),
             counter_clockwise(view.known, &local).filter(|known| known.is_promising()),
@@ -88,8 +89,9 @@ impl Geometry for Symphony {
         // Who failed is no reason to want nobody else, but is tried again where only links stand before it.
         let reach = |mut ranked: Box<dyn Iterator<Item = Distance> + '_>| ranked.nth(NEAR_PER_SIDE - 1);
         let farthest_ahead = reach(Box::new(clockwise(view.links, &local).filter(live).map(|link| local.clockwise_to(&link.node))));
-        let farthest_behind = reach(Box::new(counter_clockwise(view.links, &local).filter(live).map(|link| link.node.clockwise_to(&local))));
-        for known in view.known.iter().filter(|known| !known.is_promising()) {
+        let farthest_behind =
+            reach(Box::new(counter_clockwise(view.links, &local).filter(live).map(|link| link.node.clockwise_to(&local))));
+        for known in view.known.iter().filter(|known| known.has_failed()) {
             let ahead = farthest_ahead.is_none_or(|limit| local.clockwise_to(&known.node) < limit);
             let behind = farthest_behind.is_none_or(|limit| known.node.clockwise_to(&local) < limit);
             if ahead || behind {
@@ -146,42 +148,46 @@ impl Geometry for Symphony {
         let successor = clockwise(view.links, &view.local).find(|link| !link.leaving);
         let predecessor = counter_clockwise(view.links, &view.local).find(|link| !link.leaving);
         let (Some(successor), Some(predecessor)) = (successor, predecessor) else { return false };
-        successor.reported.is_some_and(|(before, _)| before == view.local) && predecessor.reported.is_some_and(|(_, after)| after == view.local)
+        successor.reported.is_some_and(|(before, _)| before == view.local)
+            && predecessor.reported.is_some_and(|(_, after)| after == view.local)
     }
 
     fn estimate_size(&self, view: &View<'_>) -> u64 {
-        let local = view.local;
-        let places = NEAR_PER_SIDE + crate::overlay::known::PASSIVE_PER_SIDE;
-        let live = |link: &&Link| !link.leaving;
-        let ahead = merge(
-            clockwise(view.links, &local).filter(live),
-            clockwise(view.known, &local).filter(|known| known.is_promising()),
-            |node| local.clockwise_to(node),
-        );
-        let behind = merge(
-            counter_clockwise(view.links, &local).filter(live),
-            counter_clockwise(view.known, &local).filter(|known| known.is_promising()),
-            |node| node.clockwise_to(&local),
-        );
-        let (mut count, mut ahead_span, mut behind_span) = (0u64, Distance::default(), Distance::default());
-        for (distance, _) in ahead.take(places) {
-            (count, ahead_span) = (count + 1, distance);
-        }
-        for (distance, _) in behind.take(places) {
-            (count, behind_span) = (count + 1, distance);
-        }
-        // Both sides meet: the whole ring is in sight.
-        let span = u128::from(ahead_span.prefix()) + u128::from(behind_span.prefix());
-        if span + 2 > u128::from(u64::MAX) {
-            let known = view.known.iter().filter(|known| known.is_promising()).count();
-            return (view.links.iter().filter(live).count() + known) as u64 + 1;
-        }
-        if count == 0 {
-            return 1;
-        }
-        let density = ((u128::from(count) << 64) / span.max(1)).min(u128::from(u64::MAX)) as u64;
-        density.max(view.links.iter().filter(live).count() as u64 + 1)
+        // The wide look is the more exact one, unless the passive list has holes: then it sees too few nodes.
+        let narrow = density(view, NEAR_PER_SIDE);
+        let wide = density(view, NEAR_PER_SIDE + PASSIVE_PER_SIDE);
+        let estimate = if wide < narrow / 4 { narrow } else { wide };
+        estimate.max(view.links.iter().filter(|link| !link.leaving).count() as u64 + 1)
     }
+}
+
+/// Number of nodes in a ring that is everywhere as dense as among the nearest `places` nodes per side; all that are known when both sides meet.
+fn density(view: &View<'_>, places: usize) -> u64 {
+    let local = view.local;
+    let live = |link: &&Link| !link.leaving;
+    let promising = |known: &&Known| known.is_promising();
+    let ahead =
+        merge(clockwise(view.links, &local).filter(live), clockwise(view.known, &local).filter(promising), |node| local.clockwise_to(node));
+    let behind =
+        merge(counter_clockwise(view.links, &local).filter(live), counter_clockwise(view.known, &local).filter(promising), |node| {
+            node.clockwise_to(&local)
+        });
+    let (mut count, mut ahead_span, mut behind_span) = (0u64, Distance::default(), Distance::default());
+    for (distance, _) in ahead.take(places) {
+        (count, ahead_span) = (count + 1, distance);
+    }
+    for (distance, _) in behind.take(places) {
+        (count, behind_span) = (count + 1, distance);
+    }
+    let span = u128::from(ahead_span.prefix()) + u128::from(behind_span.prefix());
+    // Cutting both to 64 bits loses less than 2.
+    if span + 2 > u128::from(u64::MAX) {
+        return (view.links.iter().filter(live).count() + view.known.iter().filter(promising).count()) as u64 + 1;
+    }
+    if count == 0 {
+        return 1;
+    }
+    ((u128::from(count) << 64) / span.max(1)).min(u128::from(u64::MAX)) as u64
 }
 
 /// Whether messages of others may go over this link: its other end knows its place, unless we do not know ours either.
