@@ -42,9 +42,7 @@ impl Demo {
         progress.end();
         let report = report::Report::new(&hosts, &pings, &transfers);
         output.json(&report);
-        if !output.is_json() {
-            output.text(report::text(&hosts, &pings, &transfers)?);
-        }
+        output.text(report::text(&hosts, &pings, &transfers)?);
         if !pings.failed.is_empty() {
             return Err(Failure::failed(format!("no answer between {}", pings.failed.join(", "))));
         }
@@ -76,7 +74,7 @@ struct Interrupt(Signals);
 impl Interrupt {
     /// Fails if the demo shall end.
     fn check(&mut self) -> Result<(), Failure> {
-        match self.0.next() {
+        match self.0.next_wish() {
             Some(Wish::End) => Err(Failure::failed("interrupted")),
             _ => Ok(()),
         }
@@ -85,7 +83,7 @@ impl Interrupt {
     /// Waits until the demo shall end.
     fn wait(&mut self) -> Result<(), Failure> {
         loop {
-            while let Some(wish) = self.0.next() {
+            while let Some(wish) = self.0.next_wish() {
                 if wish == Wish::End {
                     return Ok(());
                 }

@@ -24,7 +24,7 @@ async fn serve<P: Plane>(engine: &mut Engine<P>) -> Result<Exit> {
     loop {
         let wait = engine.turn();
         // Whatever is readable; nothing is an answer too when there is no time to wait.
-        let mut look = |may_wait: bool| {
+        let look = |may_wait: bool| {
             let watched = &watched;
             poll_fn(move |context| {
                 let mut readable: Vec<Token> = Vec::new();
