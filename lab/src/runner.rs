@@ -49,7 +49,7 @@ pub fn run_tests(tests: &[Test]) -> ! {
         let begun = Instant::now();
         let outcome = match catch_unwind(AssertUnwindSafe(test)) {
             Ok(Ok(())) => "ok".to_owned(),
-            Ok(Err(error)) => format!("FAILED: {error:?}"),
+            Ok(Err(error)) => format!("FAILED: {error:#}"),
             Err(_) => "FAILED".to_owned(),
         };
         failed += usize::from(outcome != "ok");
