@@ -1,6 +1,7 @@
 //! The command line against a daemon of its own: no device and no privilege is needed, for a seed has no virtual address.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -25,10 +25,10 @@ impl<P: Plane> Engine<P> {
                 self.warn(realm, event)
             }
             Event::Resolved { .. } | Event::Echo { .. } | Event::Trace { .. } => self.answer_event(realm, event, now),
-            Event::Addresses { addresses, hosts } => {
+            Event::Addresses { addresses: _, hosts } => {
                 let Some(group) = self.groups.iter_mut().find(|group| group.realm == realm) else { return };
                 if let Some(changes) = &mut self.changes {
-                    group.set_addresses(&addresses, &hosts, changes);
+                    group.set_addresses(&hosts, changes);
                 }
             }
             Event::Warning(text) => tracing::warn!(group = self.name_of(realm), "{text}"),

@@ -54,6 +54,8 @@ pub struct Group {
     pub names: Vec<(String, u16)>,
     /// The TUN device, if the node has addresses.
     pub device: Option<String>,
+    /// The group's networks: what the device leads to.
+    pub networks: Vec<Prefix>,
     /// The addresses that are on it.
     pub addresses: Vec<Cidr>,
     /// Whether the ring position is consistent.
@@ -86,6 +88,7 @@ impl Group {
             member,
             names: names.collect(),
             device: None,
+            networks: file.ipv4_network.into_iter().chain([file.ipv6_network]).collect(),
             addresses: Vec::new(),
             connected: false,
             left: false,
@@ -197,9 +200,9 @@ impl Group {
     }
 
     /// Puts the node's addresses on its device and takes others off.
-    pub fn set_addresses(&mut self, networks: &[Prefix], hosts: &[IpAddr], changes: &mut HostChanges) {
+    pub fn set_addresses(&mut self, hosts: &[IpAddr], changes: &mut HostChanges) {
         let Some(device) = &self.device else { return };
-        let wanted = interface_addresses(networks, hosts);
+        let wanted = interface_addresses(&self.networks, hosts);
         let mut failed = None;
         for old in self.addresses.iter().filter(|old| !wanted.contains(old)) {
             if let Err(error) = changes.remove_address(device, *old) {
