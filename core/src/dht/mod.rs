@@ -103,6 +103,8 @@ pub enum Operation {
         bundle: Bundle,
         /// Who showed it.
         from: NodeId,
+        /// Certificates that came along.
+        certificates: Vec<Bytes>,
     },
 }
 

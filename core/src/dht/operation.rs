@@ -130,7 +130,10 @@ impl Dht {
             self.kept.remove(key);
         }
         let limit = at.now + if matches!(operation, Operation::Get { .. }) { READ_LIMIT } else { WRITE_LIMIT };
-        let verify = if let Operation::Verify { bundle, from } = &operation { Some((bundle.clone(), *from)) } else { None };
+        let verify = match &operation {
+            Operation::Verify { bundle, from, certificates } => Some((bundle.clone(), *from, certificates.clone())),
+            _ => None,
+        };
         let op = Op {
             point: operation.key().point(),
             operation,
@@ -152,7 +155,7 @@ impl Dht {
         };
         self.ops.insert(id, op);
         match verify {
-            Some((bundle, from)) => self.check(bundle, &[], from, Why::Verify { op: id }, at),
+            Some((bundle, from, certificates)) => self.check(bundle, &certificates, from, Why::Verify { op: id }, at),
             None => self.read(id),
         }
     }

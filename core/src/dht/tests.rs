@@ -172,7 +172,7 @@ fn a_minority_of_lying_replicas_makes_nobody_an_owner() {
     for signers in [&replicas[..5], &[rival, far, replicas[0]][..]] {
         let forged = net.forge(rival, &key, u64::MAX / 2, signers);
         let from = net.hosts[rival].identity.node_id();
-        net.start(far, 9, Operation::Verify { bundle: forged.clone(), from });
+        net.start(far, 9, Operation::Verify { bundle: forged.clone(), from, certificates: Vec::new() });
         net.start(far, 10, Operation::Store { bundle: forged });
         net.run(40);
         assert_eq!(net.result(far, 9), Some(&Err(DhtError::Refused(Refusal::Forbidden))));
@@ -184,8 +184,8 @@ fn a_minority_of_lying_replicas_makes_nobody_an_owner() {
     // The owner itself is believed only with enough grants.
     let alone = net.forge(owner, &key, u64::MAX / 2, &[owner]);
     let from = net.hosts[owner].identity.node_id();
-    net.start(far, 3, Operation::Verify { bundle: alone, from });
-    net.start(far, 4, Operation::Verify { bundle: owned, from });
+    net.start(far, 3, Operation::Verify { bundle: alone, from, certificates: Vec::new() });
+    net.start(far, 4, Operation::Verify { bundle: owned, from, certificates: Vec::new() });
     net.run(5);
     assert_eq!(net.result(far, 3), Some(&Err(DhtError::Refused(Refusal::Unverified))));
     assert!(matches!(net.result(far, 4), Some(Ok(Outcome::Found(_)))));
@@ -384,7 +384,8 @@ fn merged_rings_agree_on_one_owner_and_the_other_is_told() {
         }
         net.run(12);
         for reader in 0..net.hosts.len() {
-            assert_eq!(stored(net.result(reader, 50)).record.owner, net.hosts[winner].identity.node_id());
+            let owner = stored(net.result(reader, 50)).record.owner;
+            assert_eq!(owner, net.hosts[winner].identity.node_id(), "{left} and {right}: reader {reader}, holders {:?}", net.replicas(&key, 0).iter().map(|&h| (h, net.hosts[h].dht.store.live(&key, net.wall(h)).map(|j| (j.record().owner, j.record().sequence, j.claim.countersigners)))).collect::<Vec<_>>());
         }
     }
 }
@@ -460,7 +461,7 @@ fn a_certificate_that_does_not_travel_along_is_fetched() {
     }
     let owner = net.hosts[0].identity.clone();
     let bundle = stored(net.result(0, 1));
-    net.start(3, 2, Operation::Verify { bundle, from: owner.node_id() });
+    net.start(3, 2, Operation::Verify { bundle, from: owner.node_id(), certificates: Vec::new() });
     net.run(5);
     assert!(matches!(net.result(3, 2), Some(Ok(Outcome::Found(found))) if found.grants.len() >= 3));
 }
