@@ -106,6 +106,7 @@ pub(crate) struct Net {
     pub requests: u64,
     /// Which ring each host is in.
     pub rings: Vec<u8>,
+    config: Config,
 }
 
 impl Net {
@@ -114,6 +115,10 @@ impl Net {
     }
 
     pub(crate) fn of(members: Vec<Member>) -> Self {
+        Self::with_config(members, config())
+    }
+
+    pub(crate) fn with_config(members: Vec<Member>, config: Config) -> Self {
         let mut net = Self {
             hosts: Vec::new(),
             now: Instant::from_secs(100),
@@ -123,6 +128,7 @@ impl Net {
             waiting: Vec::new(),
             requests: 0,
             rings: Vec::new(),
+            config,
         };
         members.iter().for_each(|member| net.add(member));
         net.reform();
@@ -134,7 +140,7 @@ impl Net {
         let identity = member.identity();
         let mut seed = [1; 32];
         seed[..8].copy_from_slice(&member.number.to_be_bytes());
-        let dht = Dht::new(&config(), identity.clone(), Rng::new(seed));
+        let dht = Dht::new(&self.config, identity.clone(), Rng::new(seed));
         self.hosts.push(Host { identity, dht, alive: true, lie: None, done: Vec::new(), clock_offset: 0, vpn: None, told: Vec::new(), routes: BTreeMap::new(), sources: BTreeSet::new(), received: Vec::new(), spoofed: 0, stored_lease: None, deaf: false });
         self.rings.push(0);
     }
@@ -198,7 +204,7 @@ impl Net {
 
     pub(crate) fn add_vpn(&mut self, host: usize) {
         let identity = self.hosts[host].identity.clone();
-        let vpn = Vpn::new(&config(), identity, Rng::new([host as u8; 32]), self.now);
+        let vpn = Vpn::new(&self.config, identity, Rng::new([host as u8; 32]), self.now);
         self.hosts[host].vpn = Some(vpn);
         let lease = self.hosts[host].stored_lease.clone();
         self.vpn(host, |vpn, at| {

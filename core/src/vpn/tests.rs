@@ -287,7 +287,7 @@ fn after_a_restart_the_same_address_is_used_at_once_and_leased_again() {
 
 #[test]
 fn leases_survive_the_restart_of_the_whole_group() {
-    let mut net = Net::new(6).with_vpns();
+    let net = Net::new(6).with_vpns();
     let before: Vec<IpAddr> = (0..6).map(|host| address(&net, host, true)).collect();
     let since = |lease: &Option<Bytes>| {
         let bundle = crate::wire::dht::Bundle::parse(lease.as_ref().expect("stored")).expect("ours");
@@ -351,29 +351,39 @@ fn a_claim_that_does_not_verify_gives_no_source() {
 }
 
 #[test]
-fn who_lost_its_address_in_a_merge_moves_and_says_so() {
-    // A small network, so that two nodes have a candidate in common.
-    let mut net = Net::new(8);
-    for host in 4..8 {
-        net.rings[host] = 1;
-    }
+fn after_a_merge_every_address_has_one_owner_and_who_lost_one_moved_and_said_so() {
+    // 14 usable addresses: six nodes here and six there take some of them twice.
+    let small = Config { ipv4_network: Some(Prefix::new([10, 200, 0, 0].into(), 28)), ..config() };
+    let mut net = Net::with_config((0..12).map(Member::new).collect(), small);
+    net.rings = vec![0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1];
     net.reform();
     let mut net = net.with_vpns();
-    // Host 5 is made to ask for the address of host 1: as its certificate would have to name it, both names stand for a collision of candidates.
-    let contested = address(&net, 1, true);
-    let claims = net.hosts[5].vpn.as_ref().expect("has one").addresses();
-    assert!(!claims.contains(&contested));
-    let winner = net.forge(1, &Key::address(contested), 9, &[1]);
-    let op = {
-        let vpn = net.hosts[1].vpn.as_ref().expect("has one");
-        *vpn.ops.iter().find(|(_, purpose)| matches!(purpose, Purpose::Lease)).expect("kept").0
-    };
-    net.vpn(1, |vpn, at| vpn.dht_done(op, Err(DhtError::Conflict(Box::new(winner))), at));
-    net.run(20);
-    let told = &net.hosts[1].told;
-    assert!(told.iter().any(|told| matches!(told, VpnAction::LeaseLost { address, .. } if *address == contested)));
-    let now = address(&net, 1, true);
-    assert_ne!(now, contested, "moved");
-    let last = told.iter().rev().find_map(|told| if let VpnAction::Addresses { hosts, .. } = told { Some(hosts.clone()) } else { None });
-    assert!(last.expect("told").contains(&now));
+    let leased = |net: &Net| (0..12).map(|host| address(net, host, true)).collect::<Vec<IpAddr>>();
+    let before = leased(&net);
+    let twice: Vec<usize> = (0..6).filter(|host| before[6..].contains(&before[*host])).collect();
+    assert!(!twice.is_empty() && before[..6].iter().collect::<BTreeSet<_>>().len() == 6, "the test needs a conflict: {before:?}");
+    net.rings.fill(0);
+    net.reform();
+    net.run(60);
+    let after = leased(&net);
+    assert_eq!(after.iter().collect::<BTreeSet<_>>().len(), 12, "{after:?}");
+    let mut moved = 0;
+    for host in 0..12 {
+        let told = &net.hosts[host].told;
+        let lost = told.iter().any(|told| matches!(told, VpnAction::LeaseLost { address, .. } if *address == before[host]));
+        assert_eq!(lost, before[host] != after[host], "host {host}");
+        let last = told.iter().rev().find_map(|told| if let VpnAction::Addresses { hosts, .. } = told { Some(hosts.clone()) } else { None });
+        assert!(last.expect("told").contains(&after[host]));
+        moved += usize::from(lost);
+    }
+    assert_eq!(moved, twice.len(), "exactly one of each two moves");
+    for from in 0..12 {
+        for to in (0..12).filter(|to| *to != from) {
+            send(&mut net, from, to, true, b"hello");
+        }
+    }
+    net.run(10);
+    for host in 0..12 {
+        assert_eq!((net.hosts[host].received.len(), net.hosts[host].spoofed), (11, 0), "host {host}");
+    }
 }
