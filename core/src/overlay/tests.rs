@@ -1,0 +1,7 @@
+//! Whole rings in virtual time over an idealised session layer.
+
+mod messages;
+mod net;
+mod ring;
+
+use net::Net;
