@@ -10,7 +10,7 @@ use crate::time::UnixTime;
 use crate::vpn::address::Networks;
 use crate::wire::dht::{Bundle, Grant, MAX_VALUE, Record, Refusal};
 
-/// Longest life of a record: what is not renewed is gone after a week.
+/// Longest life of a record: what nobody renews is gone after eight days.
 pub const MAX_LIFETIME_SECS: u64 = 8 * 24 * 3_600;
 /// How far an owner's clock may run ahead of ours: a record may expire so much later. Times in grants need no such bound: a later one never wins.
 pub const MAX_SKEW_SECS: u64 = 600;
@@ -111,8 +111,7 @@ pub fn judge(bundle: &Bundle, certificates: &mut Certificates, networks: &Networ
     let (digest, point) = (record.digest(), record.key.point());
     let grants: Vec<Grant> =
         bundle.grants.iter().filter(|grant| verifies(grant, &record.key, &digest, certificates, at)).cloned().collect();
-    let mut times: Vec<UnixTime> =
-        grants.iter().filter(|grant| ring.is_plausible(&grant.node, &point)).map(|grant| grant.since).collect();
+    let mut times: Vec<UnixTime> = grants.iter().filter(|grant| ring.is_plausible(&grant.node, &point)).map(|grant| grant.since).collect();
     times.sort_unstable();
     let fixed = matches!(record.key.space(), Space::Address(address) if is_fixed(&certificate, address));
     let claim = Claim {

@@ -16,12 +16,12 @@ pub mod ring;
 mod server;
 pub mod store;
 mod sync;
-mod types;
-mod write;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod types;
+mod write;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,8 +37,8 @@ use crate::time::{Instant, UnixTime};
 use crate::vpn::address::Networks;
 use crate::wire::dht as wire;
 use crate::wire::dht::{Bundle, Fingerprint, Refusal};
-pub use certificates::{At, Verify};
 use certificates::Certificates;
+pub use certificates::{At, Verify};
 use claim::Judged;
 use key::Key;
 use operation::{Kept, Op};
@@ -196,7 +196,7 @@ impl Dht {
     pub fn ring_changed(&mut self, view: &RingView, at: At<'_>) {
         let before = self.ring.vicinity().to_vec();
         if self.ring.update(view) {
-            self.sync_with_neighbours(&before, at);
+            self.sync_with_neighbours(&before);
         }
         // A lease that fewer replicas have signed than readers ask for in the ring as it is now is renewed at once.
         let (required, soon) = (self.ring.required(), at.now + Duration::from_millis(500 + self.rng.below(1_000)));
@@ -301,7 +301,8 @@ impl Dht {
             }
             Why::Pull { peer } => self.on_pull_judged(peer, result, at),
             Why::Verify { op } => {
-                let believed = result.and_then(|judged| if judged.is_sufficient(&self.ring) { Ok(judged) } else { Err(Refusal::Unverified) });
+                let believed =
+                    result.and_then(|judged| if judged.is_sufficient(&self.ring) { Ok(judged) } else { Err(Refusal::Unverified) });
                 let result = believed.map(|judged| Outcome::Found(judged.bundle)).map_err(DhtError::Refused);
                 if self.ops.remove(&op).is_some() {
                     self.actions.push_back(DhtAction::Done { op, result });

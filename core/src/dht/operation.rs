@@ -80,9 +80,10 @@ impl Op {
     pub(super) fn winner(&self, ring: &Ring) -> Option<&Judged> {
         let dead = |judged: &&Judged| {
             let record = judged.record();
-            !self.records.iter().any(|other| {
-                other.record().tombstone && other.record().owner == record.owner && other.record().sequence >= record.sequence
-            })
+            !self
+                .records
+                .iter()
+                .any(|other| other.record().tombstone && other.record().owner == record.owner && other.record().sequence >= record.sequence)
         };
         let live = self.records.iter().filter(|judged| !judged.record().tombstone && judged.is_sufficient(ring)).filter(dead);
         live.max_by(|a, b| a.against(b))

@@ -123,7 +123,8 @@ impl Dht {
         let Some(op) = self.ops.get(&id) else { return };
         let answered = set.iter().filter(|node| matches!(op.seen.get(node), Some(Seen::Answered { .. }))).count();
         let winner = op.winner(&self.ring).map(|judged| judged.claim.digest);
-        let agreeing = |digest: [u8; 32]| op.seen.values().filter(|seen| matches!(seen, Seen::Answered { has, .. } if has.contains(&digest))).count();
+        let agreeing =
+            |digest: [u8; 32]| op.seen.values().filter(|seen| matches!(seen, Seen::Answered { has, .. } if has.contains(&digest))).count();
         if op.outstanding == 0 {
             if winner.is_none() && !op.asked_around {
                 if let Some(op) = self.ops.get_mut(&id) {

@@ -168,7 +168,13 @@ mod tests {
         let needed = [1, 2, 2, 3, 3, 3, 3];
         for (others, needed) in needed.into_iter().enumerate() {
             let nodes: Vec<NodeId> = (1..=others as u64).map(|i| at(i << 60)).collect();
-            let view = RingView { consistent: true, size_estimate: others as u64 + 1, successors: nodes.clone(), predecessors: nodes, ..RingView::default() };
+            let view = RingView {
+                consistent: true,
+                size_estimate: others as u64 + 1,
+                successors: nodes.clone(),
+                predecessors: nodes,
+                ..RingView::default()
+            };
             ring.update(&view);
             assert_eq!(ring.required(), needed);
             assert_eq!(ring.nearest(&at(5)).len(), (others + 1).min(DEGREE));

@@ -15,7 +15,9 @@ pub(crate) const WALL: UnixTime = UnixTime(1_800_000_000);
 
 fn authority() -> &'static Authority {
     static AUTHORITY: std::sync::OnceLock<Authority> = std::sync::OnceLock::new();
-    AUTHORITY.get_or_init(|| Authority::init(&Parameters::new("test"), &mut Rng::new([9; 32]), UnixTime(WALL.0 - 2 * 365 * 24 * 3_600)).expect("valid"))
+    AUTHORITY.get_or_init(|| {
+        Authority::init(&Parameters::new("test"), &mut Rng::new([9; 32]), UnixTime(WALL.0 - 2 * 365 * 24 * 3_600)).expect("valid")
+    })
 }
 
 pub(crate) fn trust() -> Trust {
@@ -23,7 +25,10 @@ pub(crate) fn trust() -> Trust {
 }
 
 pub(crate) fn config() -> Config {
-    Config { ipv4_network: Some(Prefix::new([10, 200, 0, 0].into(), 16)), ..Config::new(Prefix::new("fd12:3456:789a::".parse().expect("valid"), 64)) }
+    Config {
+        ipv4_network: Some(Prefix::new([10, 200, 0, 0].into(), 16)),
+        ..Config::new(Prefix::new("fd12:3456:789a::".parse().expect("valid"), 64))
+    }
 }
 
 /// What a node's certificate says.
@@ -141,7 +146,22 @@ impl Net {
         let mut seed = [1; 32];
         seed[..8].copy_from_slice(&member.number.to_be_bytes());
         let dht = Dht::new(&self.config, identity.clone(), Rng::new(seed));
-        self.hosts.push(Host { identity, dht, alive: true, lie: None, done: Vec::new(), clock_offset: 0, vpn: None, told: Vec::new(), routes: BTreeMap::new(), sources: BTreeSet::new(), received: Vec::new(), spoofed: 0, stored_lease: None, deaf: false });
+        self.hosts.push(Host {
+            identity,
+            dht,
+            alive: true,
+            lie: None,
+            done: Vec::new(),
+            clock_offset: 0,
+            vpn: None,
+            told: Vec::new(),
+            routes: BTreeMap::new(),
+            sources: BTreeSet::new(),
+            received: Vec::new(),
+            spoofed: 0,
+            stored_lease: None,
+            deaf: false,
+        });
         self.rings.push(0);
     }
 
@@ -162,7 +182,8 @@ impl Net {
 
     pub(crate) fn view(&self, host: usize) -> RingView {
         let me = self.hosts[host].identity.node_id();
-        let mut others: Vec<NodeId> = self.members(self.rings[host]).map(|other| self.hosts[other].identity.node_id()).filter(|id| *id != me).collect();
+        let mut others: Vec<NodeId> =
+            self.members(self.rings[host]).map(|other| self.hosts[other].identity.node_id()).filter(|id| *id != me).collect();
         others.sort_unstable_by_key(|id| me.clockwise_to(id));
         let successors: Vec<NodeId> = others.iter().take(4).copied().collect();
         let predecessors: Vec<NodeId> = others.iter().rev().take(4).copied().collect();
@@ -362,7 +383,8 @@ impl Net {
     pub(crate) fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let timer = (0..self.hosts.len()).filter(|&host| self.hosts[host].alive).filter_map(|host| Some((self.deadline(host)?, host))).min();
+            let timer =
+                (0..self.hosts.len()).filter(|&host| self.hosts[host].alive).filter_map(|host| Some((self.deadline(host)?, host))).min();
             let message = self.queue.keys().next().map(|(due, _)| *due);
             match (timer, message) {
                 (Some((due, host)), message) if due <= end && message.is_none_or(|other| due < other) => {
@@ -392,7 +414,10 @@ impl Net {
         match message {
             Message::Request { from, token, to, method, body } => {
                 if !self.hosts[to].alive || self.rings[to] != self.rings[from] {
-                    return self.send(Duration::from_secs(3), Message::Reply { to: from, token, vpn: method >= 0x40, result: Err(RequestError::Timeout) });
+                    return self.send(
+                        Duration::from_secs(3),
+                        Message::Reply { to: from, token, vpn: method >= 0x40, result: Err(RequestError::Timeout) },
+                    );
                 }
                 let node = self.hosts[from].identity.node_id();
                 if let Some(reply) = self.lie(to, method, &body) {
@@ -448,8 +473,16 @@ impl Net {
 
     /// A record as `host` would sign it, with grants of `signers`.
     pub(crate) fn forge(&self, host: usize, key: &Key, sequence: u64, signers: &[usize]) -> Bundle {
-        let record = sign_record(&self.hosts[host].identity, key.clone(), Bytes::from_static(b"forged"), sequence, self.wall(host).plus_secs(3_600), false);
-        let mut grants: Vec<_> = signers.iter().map(|&signer| sign_grant(&self.hosts[signer].identity, &record, UnixTime(1), self.wall(host))).collect();
+        let record = sign_record(
+            &self.hosts[host].identity,
+            key.clone(),
+            Bytes::from_static(b"forged"),
+            sequence,
+            self.wall(host).plus_secs(3_600),
+            false,
+        );
+        let mut grants: Vec<_> =
+            signers.iter().map(|&signer| sign_grant(&self.hosts[signer].identity, &record, UnixTime(1), self.wall(host))).collect();
         grants.sort_by_key(|grant| grant.node);
         Bundle { record, grants }
     }

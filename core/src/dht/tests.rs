@@ -32,8 +32,7 @@ fn is_conflict(result: Option<&Result<Outcome, DhtError>>) -> bool {
     matches!(result, Some(Err(DhtError::Conflict(_))))
 }
 
-/// The key of an address that is a candidate of both hosts, made so by fixing nothing: the two hosts' first shared candidate in a small network does not
-/// exist, so leases are tried on the first host's own.
+/// The key of the host's first address candidate.
 fn lease_key(net: &Net, host: usize) -> Key {
     let networks = Networks { ipv4: testing::config().ipv4_network, ipv6: testing::config().ipv6_network };
     Key::address(networks.candidate(&net.hosts[host].identity.node_id(), 0).expect("IPv4").into())
@@ -112,7 +111,8 @@ fn after_any_four_of_five_replicas_are_lost_a_competing_create_fails() {
         net.start(rival, 4, get(&key));
         net.run(10);
         assert_eq!(stored(net.result(rival, 4)).record.owner, net.hosts[owner].identity.node_id());
-        let holders = net.replicas(&key, 0).into_iter().filter(|&host| net.hosts[host].dht.store.live(&key, net.wall(host)).is_some()).count();
+        let holders =
+            net.replicas(&key, 0).into_iter().filter(|&host| net.hosts[host].dht.store.live(&key, net.wall(host)).is_some()).count();
         assert_eq!(holders, 5, "handed over to all new replicas");
     }
 }
@@ -376,7 +376,8 @@ fn merged_rings_agree_on_one_owner_and_the_other_is_told() {
         net.rings.fill(0);
         net.reform();
         net.run(20);
-        let lost: Vec<usize> = [(a, 1), (b, 2)].into_iter().filter(|&(host, op)| is_conflict(net.result(host, op))).map(|(host, _)| host).collect();
+        let lost: Vec<usize> =
+            [(a, 1), (b, 2)].into_iter().filter(|&(host, op)| is_conflict(net.result(host, op))).map(|(host, _)| host).collect();
         let winner = if left == 5 { a } else { b };
         assert_eq!(lost, [a + b - winner], "{left} and {right}");
         for reader in 0..net.hosts.len() {
@@ -385,7 +386,22 @@ fn merged_rings_agree_on_one_owner_and_the_other_is_told() {
         net.run(12);
         for reader in 0..net.hosts.len() {
             let owner = stored(net.result(reader, 50)).record.owner;
-            assert_eq!(owner, net.hosts[winner].identity.node_id(), "{left} and {right}: reader {reader}, holders {:?}", net.replicas(&key, 0).iter().map(|&h| (h, net.hosts[h].dht.store.live(&key, net.wall(h)).map(|j| (j.record().owner, j.record().sequence, j.claim.countersigners)))).collect::<Vec<_>>());
+            assert_eq!(
+                owner,
+                net.hosts[winner].identity.node_id(),
+                "{left} and {right}: reader {reader}, holders {:?}",
+                net.replicas(&key, 0)
+                    .iter()
+                    .map(|&h| (
+                        h,
+                        net.hosts[h].dht.store.live(&key, net.wall(h)).map(|j| (
+                            j.record().owner,
+                            j.record().sequence,
+                            j.claim.countersigners
+                        ))
+                    ))
+                    .collect::<Vec<_>>()
+            );
         }
     }
 }

@@ -39,7 +39,8 @@ impl Dht {
             Operation::Store { bundle } => self.send_all(id, Phase::Writing, bundle, set, at),
             Operation::Put { key, value, lifetime, .. } => {
                 // A group's key has one history, whichever admin writes it.
-                let shared = theirs.as_ref().filter(|_| key.space() == Space::Group).map(|theirs| theirs.record().sequence.saturating_add(1));
+                let shared =
+                    theirs.as_ref().filter(|_| key.space() == Space::Group).map(|theirs| theirs.record().sequence.saturating_add(1));
                 let sequence = sequence.max(shared.unwrap_or(0));
                 let record = sign_record(&self.identity, key, value, sequence, Self::expiry(lifetime, at.wall), false);
                 self.put(id, Bundle { record, grants: Vec::new() }, theirs, set, at);

@@ -290,7 +290,9 @@ mod tests {
             PacketBuilder::ipv4(source, destination, 60).udp(1, 2).write(&mut out, &[]).expect("writes");
             out
         };
-        for (source, destination) in [([10, 1, 1, 1], [224, 0, 0, 251]), ([10, 1, 1, 1], [255; 4]), ([0; 4], [10, 1, 1, 1]), ([127, 0, 0, 1], [10, 1, 1, 1])] {
+        for (source, destination) in
+            [([10, 1, 1, 1], [224, 0, 0, 251]), ([10, 1, 1, 1], [255; 4]), ([0; 4], [10, 1, 1, 1]), ([127, 0, 0, 1], [10, 1, 1, 1])]
+        {
             assert_eq!(error(&between(source, destination), Error::HostUnreachable), None, "{source:?} {destination:?}");
         }
         assert!(error(&between([10, 1, 1, 1], [10, 1, 1, 2]), Error::HostUnreachable).is_some());

@@ -106,10 +106,10 @@ impl Vpn {
             return;
         }
         let node = self.identity.node_id();
-        let address = self.lease.address().or_else(|| self.lease.preferred.take()).or_else(|| self.networks.candidate(&node, self.lease.taken));
+        let address =
+            self.lease.address().or_else(|| self.lease.preferred.take()).or_else(|| self.networks.candidate(&node, self.lease.taken));
         let Some(address) = address else { return };
-        let operation =
-            Operation::Create { key: Key::address(address.into()), value: Bytes::new(), lifetime: self.lease_time, keep: true };
+        let operation = Operation::Create { key: Key::address(address.into()), value: Bytes::new(), lifetime: self.lease_time, keep: true };
         let op = self.start(Purpose::Lease, operation);
         self.lease.asked = Some((address, op));
     }
@@ -190,7 +190,8 @@ impl Vpn {
         }
         let with_length = |address: &IpAddr| {
             let network = if self.networks.prefix_of(*address).is_some() { Some(self.networks.ipv6) } else { self.networks.ipv4 };
-            let len = network.filter(|network| network.contains(*address)).map_or(Prefix::host(*address).len, |network| network.len);
+            let len =
+                network.filter(|network| network.contains(*address)).map_or_else(|| Prefix::host(*address).len, |network| network.len);
             // Not `Prefix::new`: the host bits are the point here.
             Prefix { address: *address, len }
         };

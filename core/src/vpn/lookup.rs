@@ -64,7 +64,8 @@ impl Vpn {
 
     /// What is known of `node`, which has `address`.
     fn host(&self, node: NodeId, address: IpAddr) -> HostEntry {
-        let known = self.hosts.iter().find(|(other, _)| **other == node).map(|(_, host)| host.entry(node, self.members.contains_key(&node)));
+        let known =
+            self.hosts.iter().find(|(other, _)| **other == node).map(|(_, host)| host.entry(node, self.members.contains_key(&node)));
         let mut host = known.unwrap_or_else(|| HostEntry {
             node,
             name: String::new(),

@@ -137,10 +137,8 @@ impl Vpn {
         if self.addresses().contains(&ip) {
             return;
         }
-        let before = self.owners.get(&ip, at.now).and_then(|owner| owner.node).filter(|before| *before != node);
-        if let Some(before) = before {
-            self.take_lease_back(before, address);
-        }
+        let others: Vec<NodeId> = self.holders(address).filter(|other| *other != node).collect();
+        others.into_iter().for_each(|other| self.take_lease_back(other, address));
         self.owners.insert(ip, Owner { node: Some(node), expires: Some(expires) }, at.now + OWNER_LIFE);
         self.note_address(node, ip, at.now);
         let Some(member) = self.members.get_mut(&node) else { return };
@@ -154,6 +152,18 @@ impl Vpn {
         if is_new {
             self.actions.push_back(VpnAction::Source { prefix, node });
         }
+    }
+
+    /// Members that may send from a leased address now: one, or none.
+    fn holders(&self, address: Ipv4Addr) -> impl Iterator<Item = NodeId> {
+        let has = move |member: &Member| member.leases.iter().any(|(other, _)| *other == address);
+        self.members.iter().filter(move |(_, member)| has(member)).map(|(node, _)| *node)
+    }
+
+    /// Whether somebody but `owner` is known to have a leased address.
+    fn is_contested(&mut self, address: Ipv4Addr, owner: NodeId, now: Instant) -> bool {
+        let known = self.owners.get(&IpAddr::V4(address), now).and_then(|known| known.node);
+        known.is_some_and(|known| known != owner) || self.holders(address).any(|holder| holder != owner)
     }
 
     fn take_lease_back(&mut self, node: NodeId, address: Ipv4Addr) {
@@ -227,7 +237,8 @@ impl Vpn {
     }
 
     pub(super) fn wake_members(&mut self, at: At<'_>) {
-        let due: Vec<NodeId> = self.members.iter().filter(|(_, member)| member.deadline().is_some_and(|due| due <= at.now)).map(|(node, _)| *node).collect();
+        let due: Vec<NodeId> =
+            self.members.iter().filter(|(_, member)| member.deadline().is_some_and(|due| due <= at.now)).map(|(node, _)| *node).collect();
         for node in due {
             let bundle = self.lease.bundle().cloned();
             let Some(member) = self.members.get_mut(&node) else { continue };
@@ -253,8 +264,7 @@ impl Vpn {
         if running >= MAX_ANNOUNCEMENTS {
             return Some(Ok(wire::announce_reply(false)));
         }
-        let known = self.owners.get(&IpAddr::V4(address), at.now).copied();
-        if known.is_some_and(|known| known.node.is_some_and(|node| node != owner)) {
+        if self.is_contested(address, owner, at.now) {
             // Two claim it: the replicas know who has it now. Whoever it is shows its lease again.
             self.look_up(IpAddr::V4(address));
             return Some(Ok(wire::announce_reply(false)));
@@ -267,12 +277,11 @@ impl Vpn {
         let mut accepted = false;
         if let Ok(Outcome::Found(Bundle { record, .. })) = result
             && let Space::Address(IpAddr::V4(address)) = record.key.space()
+            && !record.tombstone
+            && !self.is_contested(address, record.owner, at.now)
         {
-            let known = self.owners.get(&IpAddr::V4(address), at.now).and_then(|owner| owner.node);
-            if !record.tombstone && known.is_none_or(|known| known == record.owner) {
-                self.accept_lease(record.owner, address, record.expires, at);
-                accepted = true;
-            }
+            self.accept_lease(record.owner, address, record.expires, at);
+            accepted = true;
         }
         self.actions.push_back(VpnAction::Reply { to: reply, body: Ok(wire::announce_reply(accepted)) });
     }

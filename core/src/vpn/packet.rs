@@ -65,7 +65,8 @@ impl Vpn {
             return Some(known(*node));
         }
         // Among the members' networks the longest prefix counts, as in the shards' tables.
-        let network = self.routes.iter().filter(|(prefix, _)| !prefix.is_host() && prefix.contains(destination)).max_by_key(|(prefix, _)| prefix.len);
+        let network =
+            self.routes.iter().filter(|(prefix, _)| !prefix.is_host() && prefix.contains(destination)).max_by_key(|(prefix, _)| prefix.len);
         if let Some((_, node)) = network {
             return Some(known(*node));
         }

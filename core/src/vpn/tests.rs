@@ -9,8 +9,12 @@ use crate::io::Punt;
 fn udp(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     match (source, destination) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => PacketBuilder::ipv4(a.octets(), b.octets(), 60).udp(1, 2).write(&mut out, payload).expect("writes"),
-        (IpAddr::V6(a), IpAddr::V6(b)) => PacketBuilder::ipv6(a.octets(), b.octets(), 60).udp(1, 2).write(&mut out, payload).expect("writes"),
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            PacketBuilder::ipv4(a.octets(), b.octets(), 60).udp(1, 2).write(&mut out, payload).expect("writes")
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            PacketBuilder::ipv6(a.octets(), b.octets(), 60).udp(1, 2).write(&mut out, payload).expect("writes")
+        }
         _ => panic!("families differ"),
     }
     out
@@ -27,11 +31,17 @@ fn send(net: &mut Net, from: usize, to: usize, v4: bool, payload: &[u8]) {
 }
 
 fn delivered(net: &Net, host: usize) -> Vec<Bytes> {
-    net.hosts[host].told.iter().filter_map(|told| if let VpnAction::Deliver { packet } = told { Some(packet.clone()) } else { None }).collect()
+    net.hosts[host]
+        .told
+        .iter()
+        .filter_map(|told| if let VpnAction::Deliver { packet } = told { Some(packet.clone()) } else { None })
+        .collect()
 }
 
 fn resolved(net: &Net, host: usize, token: u64) -> Option<(NodeId, Vec<IpAddr>)> {
-    let answer = |told: &VpnAction| if let VpnAction::Resolved { token: other, node } = told { (*other == token).then(|| node.clone()) } else { None };
+    let answer = |told: &VpnAction| {
+        if let VpnAction::Resolved { token: other, node } = told { (*other == token).then(|| node.clone()) } else { None }
+    };
     net.hosts[host].told.iter().find_map(answer).expect("answered")
 }
 
@@ -43,7 +53,9 @@ fn every_node_gets_a_lease_of_its_own_and_says_so() {
         for host in 0..size as usize {
             let leased = address(&net, host, true);
             assert!(seen.insert(leased), "{leased} twice");
-            let told = net.hosts[host].told.iter().rev().find_map(|told| if let VpnAction::Addresses { addresses, hosts } = told { Some((addresses.clone(), hosts.clone())) } else { None });
+            let told = net.hosts[host].told.iter().rev().find_map(|told| {
+                if let VpnAction::Addresses { addresses, hosts } = told { Some((addresses.clone(), hosts.clone())) } else { None }
+            });
             let (addresses, hosts) = told.expect("told");
             assert_eq!(hosts, [address(&net, host, false), leased]);
             assert_eq!(addresses.iter().map(|prefix| prefix.len).collect::<Vec<_>>(), [64, 16]);
@@ -223,7 +235,16 @@ fn an_address_of_the_certificate_needs_no_lease_and_is_found_by_others() {
 fn names_addresses_and_ids_are_resolved() {
     let mut net = Net::new(9).with_vpns();
     let (id, v4, v6) = (net.hosts[6].identity.node_id(), address(&net, 6, true), address(&net, 6, false));
-    let questions = ["host6".to_owned(), "HOST6".into(), v4.to_string(), v6.to_string(), id.to_string(), "nobody".into(), "10.200.66.66".into(), "no/name".into()];
+    let questions = [
+        "host6".to_owned(),
+        "HOST6".into(),
+        v4.to_string(),
+        v6.to_string(),
+        id.to_string(),
+        "nobody".into(),
+        "10.200.66.66".into(),
+        "no/name".into(),
+    ];
     for (token, question) in questions.iter().enumerate() {
         // A node that has seen none of them before.
         let asker = token % 5;
@@ -372,7 +393,8 @@ fn after_a_merge_every_address_has_one_owner_and_who_lost_one_moved_and_said_so(
         let told = &net.hosts[host].told;
         let lost = told.iter().any(|told| matches!(told, VpnAction::LeaseLost { address, .. } if *address == before[host]));
         assert_eq!(lost, before[host] != after[host], "host {host}");
-        let last = told.iter().rev().find_map(|told| if let VpnAction::Addresses { hosts, .. } = told { Some(hosts.clone()) } else { None });
+        let last =
+            told.iter().rev().find_map(|told| if let VpnAction::Addresses { hosts, .. } = told { Some(hosts.clone()) } else { None });
         assert!(last.expect("told").contains(&after[host]));
         moved += usize::from(lost);
     }

@@ -303,8 +303,7 @@ impl Abort {
     /// [`WireError`] when it does not have the form.
     pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        let out =
-            Self { key: read_key(&mut reader)?, digest: reader.array()?, certificate: reader.array()?, signature: reader.array()? };
+        let out = Self { key: read_key(&mut reader)?, digest: reader.array()?, certificate: reader.array()?, signature: reader.array()? };
         reader.finish()?;
         Ok(out)
     }
@@ -399,8 +398,8 @@ pub fn read_certificates(reader: &mut Reader<'_>) -> Result<Vec<Bytes>, WireErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::collection::vec;
     use crate::time::UnixTime;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     prop_compose! {
@@ -460,8 +459,19 @@ mod tests {
     #[test]
     fn a_lease_with_all_its_grants_fits_a_small_path() {
         let key = Key::address([10, 128, 255, 254].into());
-        let grants = (0..5).map(|i| Grant { node: NodeId([i; 20]), certificate: [0; 32], since: UnixTime(0), time: UnixTime(0), signature: [0; 64] }).collect();
-        let record = Record { key, value: Bytes::new(), sequence: 0, expires: UnixTime(0), tombstone: false, owner: NodeId([0; 20]), certificate: [0; 32], signature: [0; 64] };
+        let grants = (0..5)
+            .map(|i| Grant { node: NodeId([i; 20]), certificate: [0; 32], since: UnixTime(0), time: UnixTime(0), signature: [0; 64] })
+            .collect();
+        let record = Record {
+            key,
+            value: Bytes::new(),
+            sequence: 0,
+            expires: UnixTime(0),
+            tombstone: false,
+            owner: NodeId([0; 20]),
+            certificate: [0; 32],
+            signature: [0; 64],
+        };
         let found = Found { replicas: vec![NodeId([0; 20]); 5], bundles: vec![Bundle { record, grants }], ..Found::default() };
         assert!(found.body().len() <= COMFORTABLE_BODY);
         assert_eq!(Found::parse(&found.body()).map(|found| found.bundles.len()), Ok(1));
