@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn every_verb_takes_json() {
-        for line in ["up", "down", "status", "peers", "ping x", "trace x", "hosts", "demo --once", "service status", "config check", "version"] {
+        for line in
+            ["up", "down", "status", "peers", "ping x", "trace x", "hosts", "demo --once", "service status", "config check", "version"]
+        {
             assert!(parse(&format!("annulus {line} --json")).unwrap().json, "{line}");
             assert!(parse(&format!("annulus --json {line}")).unwrap().json, "{line}");
         }

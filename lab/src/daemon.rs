@@ -91,7 +91,12 @@ impl Daemon {
                 Ok(status) => serde_json::to_string(&status)?,
                 Err(error) => error.to_string(),
             };
-            ensure!(Instant::now() < end, "the daemon is not {what} after {} s; its latest answer: {latest}; {}", patience.as_secs(), self.last_words());
+            ensure!(
+                Instant::now() < end,
+                "the daemon is not {what} after {} s; its latest answer: {latest}; {}",
+                patience.as_secs(),
+                self.last_words()
+            );
             sleep(ASK_INTERVAL);
         }
     }
@@ -152,6 +157,8 @@ impl Daemon {
 pub fn is_connected(status: &Status) -> bool {
     !status.groups.is_empty()
         && status.groups.iter().all(|group| {
-            group.connected && group.addresses.iter().any(std::net::IpAddr::is_ipv4) && group.addresses.iter().any(std::net::IpAddr::is_ipv6)
+            group.connected
+                && group.addresses.iter().any(std::net::IpAddr::is_ipv4)
+                && group.addresses.iter().any(std::net::IpAddr::is_ipv6)
         })
 }

@@ -105,7 +105,9 @@ impl Group {
         };
         files::write_atomic(&dir.join("node.key"), member.keys.to_pem().as_bytes(), 0o600)?;
         files::write_atomic(&groups.join(format!("{}.toml", self.name)), toml::to_string(&text)?.as_bytes(), 0o600)?;
-        let host = format!("listen = \"{listen}\"\nstate_dir = \"state\"\ncontrol_socket = \"annulus.sock\"\nlog_level = \"info,annulus_core=debug\"\n");
+        let host = format!(
+            "listen = \"{listen}\"\nstate_dir = \"state\"\ncontrol_socket = \"annulus.sock\"\nlog_level = \"info,annulus_core=debug\"\n"
+        );
         files::write_atomic(&dir.join("annulus.toml"), host.as_bytes(), 0o644)?;
         Ok(())
     }

@@ -71,7 +71,11 @@ impl Host {
     #[must_use]
     pub fn how_to_enter(&self) -> String {
         // Nobody can enter the user namespace that he is in already.
-        let users = if crate::namespace::has_own_users() { format!("--user=/proc/{}/ns/user --preserve-credentials ", std::process::id()) } else { String::new() };
+        let users = if crate::namespace::has_own_users() {
+            format!("--user=/proc/{}/ns/user --preserve-credentials ", std::process::id())
+        } else {
+            String::new()
+        };
         format!("nsenter {users}--net={}", self.namespace.display())
     }
 

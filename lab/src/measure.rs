@@ -126,8 +126,14 @@ impl Echo {
 }
 
 fn is_unreachable(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied | ErrorKind::AddrNotAvailable)
-        || error.raw_os_error() == Some(libc::EPROTO)
+    matches!(
+        error.kind(),
+        ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::PermissionDenied
+            | ErrorKind::AddrNotAvailable
+    ) || error.raw_os_error() == Some(libc::EPROTO)
 }
 
 /// The internet checksum (RFC 1071).

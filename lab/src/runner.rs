@@ -62,7 +62,10 @@ pub fn run_tests(tests: &[Test]) -> ! {
 
 /// The line by which programs count libtest's results.
 fn summary(word: &str, passed: usize, failed: usize, ignored: usize, filtered: usize, time: Duration) -> String {
-    format!("test result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {filtered} filtered out; finished in {:.2}s", time.as_secs_f32())
+    format!(
+        "test result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {filtered} filtered out; finished in {:.2}s",
+        time.as_secs_f32()
+    )
 }
 
 fn say(line: &str) {

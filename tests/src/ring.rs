@@ -154,7 +154,9 @@ impl Run<'_> {
         })?;
         for other in (0..NAMES.len()).filter(|other| *other != node) {
             if self.is_up(other) {
-                self.until(&format!("{name} and {} know each other", NAMES[other]), |run| run.knows(node, other) && run.knows(other, node))?;
+                self.until(&format!("{name} and {} know each other", NAMES[other]), |run| {
+                    run.knows(node, other) && run.knows(other, node)
+                })?;
             }
         }
         let addresses = self.addresses(node)?;
@@ -202,8 +204,19 @@ impl Run<'_> {
                     passed += Duration::from_millis(5);
                 }
             }
-            ensure!(got == packets, "{} to {}: of packets of {LENGTHS:?} bytes {:?} arrived", NAMES[from], NAMES[to], got.iter().map(Vec::len).collect::<Vec<_>>());
-            self.note(format!("{} to {} by {}: packets of {LENGTHS:?} bytes arrived in order", NAMES[from], NAMES[to], if target.is_ipv4() { "IPv4" } else { "IPv6" }));
+            ensure!(
+                got == packets,
+                "{} to {}: of packets of {LENGTHS:?} bytes {:?} arrived",
+                NAMES[from],
+                NAMES[to],
+                got.iter().map(Vec::len).collect::<Vec<_>>()
+            );
+            self.note(format!(
+                "{} to {} by {}: packets of {LENGTHS:?} bytes arrived in order",
+                NAMES[from],
+                NAMES[to],
+                if target.is_ipv4() { "IPv4" } else { "IPv6" }
+            ));
         }
         Ok(())
     }

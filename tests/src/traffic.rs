@@ -55,7 +55,9 @@ pub fn udp_exchange(from: &Host, to: &Host, address: IpAddr, len: usize) -> Resu
 pub fn connect(from: &Host, to: &Host, address: IpAddr) -> Result<(TcpStream, TcpStream)> {
     let listener = to.run(move || TcpListener::bind((address, 0)))?.with_context(|| format!("{} cannot listen on {address}", to.name()))?;
     let target = listener.local_addr()?;
-    let sender = from.run(move || TcpStream::connect_timeout(&target, PATIENCE))?.with_context(|| format!("no TCP from {} to {address}", from.name()))?;
+    let sender = from
+        .run(move || TcpStream::connect_timeout(&target, PATIENCE))?
+        .with_context(|| format!("no TCP from {} to {address}", from.name()))?;
     let (receiver, _) = listener.accept()?;
     for stream in [&sender, &receiver] {
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -34,7 +34,10 @@ fn demo() -> Result<()> {
     let output = demo.output()?;
     ensure!(output.status.success(), "{output:?}");
     let report = json(&output)?;
-    ensure!(report["hosts"].as_u64() == Some(3) && report["pairs"].as_u64() == Some(6) && report["pairs_ok"].as_u64() == Some(6), "{report}");
+    ensure!(
+        report["hosts"].as_u64() == Some(3) && report["pairs"].as_u64() == Some(6) && report["pairs_ok"].as_u64() == Some(6),
+        "{report}"
+    );
     ensure!(report["runtimes"] == serde_json::json!(["mio", "tokio"]), "{report}");
     for figure in ["first_ping_ms", "tcp_mbit_per_s", "tcp_ratio"] {
         ensure!(report[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {report}");
@@ -107,7 +110,10 @@ fn questions() -> Result<()> {
     let b = bob.connected()?;
     ann.knows("bob")?;
     let status = json(&ann.annulus(&["status", "--json"])?)?;
-    ensure!(status["groups"][0]["node_name"] == "ann" && status["groups"][0]["connected"] == true && status["peers"][0]["name"] == "bob", "{status}");
+    ensure!(
+        status["groups"][0]["node_name"] == "ann" && status["groups"][0]["connected"] == true && status["peers"][0]["name"] == "bob",
+        "{status}"
+    );
     ensure!(status["peers"][0]["paths"][0]["kind"] == "direct", "{status}");
     for node in ["bob", &b[0].to_string(), &b[1].to_string(), &bob.member.certificate.node_id().to_string()] {
         let ping = ann.annulus(&["ping", node, "--count", "1", "--json"])?;

@@ -95,7 +95,11 @@ fn silence() -> Result<()> {
                 let mut question = fuzz.next_datagram();
                 question[0] = first;
                 let answers = ask(&socket, SocketAddr::new(address, PORT), &question, Duration::from_millis(2))?;
-                ensure!(answers.is_empty(), "{address} answers a stranger's {} bytes that begin with {first:#x}: {answers:?}", question.len());
+                ensure!(
+                    answers.is_empty(),
+                    "{address} answers a stranger's {} bytes that begin with {first:#x}: {answers:?}",
+                    question.len()
+                );
             }
             // What looks like the first message of a handshake, whole in form but made under no key.
             let mut opening = vec![0; 1200];
@@ -144,7 +148,8 @@ const GROWTH_KB: u64 = 4096;
 
 fn flood(runtime: Runtime) -> Result<()> {
     let (_cluster, mut ann, mut bob, eve, packets) = under_attack(runtime)?;
-    let real: Vec<Vec<u8>> = packets.iter().filter_map(|packet| udp_payload(packet)).filter(|payload| !payload.is_empty()).map(<[u8]>::to_vec).collect();
+    let real: Vec<Vec<u8>> =
+        packets.iter().filter_map(|packet| udp_payload(packet)).filter(|payload| !payload.is_empty()).map(<[u8]>::to_vec).collect();
     ensure!(real.len() > 50);
     let target = SocketAddr::new(ann.host.ipv4().into(), PORT);
     let mut fuzz = Fuzz::new(2, real);
@@ -212,7 +217,11 @@ fn copies() -> Result<()> {
     let eves = [IpAddr::from(eve.ipv4()), eve.ipv6().into()];
     for node in [&mut ann, &mut bob] {
         let status = node.status()?;
-        let moved = status.peers.iter().flat_map(|peer| &peer.paths).any(|path| path.active && path.remote.is_some_and(|remote| eves.contains(&remote.ip())));
+        let moved = status
+            .peers
+            .iter()
+            .flat_map(|peer| &peer.paths)
+            .any(|path| path.active && path.remote.is_some_and(|remote| eves.contains(&remote.ip())));
         ensure!(!moved, "a path leads to the attacker: {status:?}");
     }
     ping(&ann.host, b[0], 84)?;

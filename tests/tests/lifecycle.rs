@@ -49,7 +49,11 @@ fn restart(runtime: Runtime, by_force: bool) -> Result<()> {
     ping(&ann.host, b[0], 84)?;
     // A lease is written a little later than it is used.
     sleep(Duration::from_secs(6));
-    if by_force { bob.kill()? } else { bob.stop()? }
+    if by_force {
+        bob.kill()?
+    } else {
+        bob.stop()?
+    }
     if !by_force {
         ann.daemon()?.wait_for("alone", Duration::from_secs(5), |status| peer(status, "bob").is_none()).context("bob said good-bye")?;
     }
@@ -129,12 +133,21 @@ fn roaming(sender_moves: bool) -> Result<()> {
     sleep(Duration::from_secs(2));
     let (mover, other) = if sender_moves { (&mut ann, &mut bob) } else { (&mut bob, &mut ann) };
     cluster.internet.roam(&mut mover.host)?;
-    writer.join().map_err(|_| anyhow!("the sender panicked"))?.with_context(|| format!("the stream broke; {}\n{}", mover.last_words(), other.last_words()))?;
+    writer
+        .join()
+        .map_err(|_| anyhow!("the sender panicked"))?
+        .with_context(|| format!("the stream broke; {}\n{}", mover.last_words(), other.last_words()))?;
     let (total, gap) = reader.join().map_err(|_| anyhow!("the receiver panicked"))??;
-    ensure!(total > 0 && gap < Duration::from_secs(6), "the stream stood still for {gap:?}; {}\n{}", mover.last_words(), other.last_words());
+    ensure!(
+        total > 0 && gap < Duration::from_secs(6),
+        "the stream stood still for {gap:?}; {}\n{}",
+        mover.last_words(),
+        other.last_words()
+    );
     let (name, new) = (mover.name().to_owned(), [mover.host.ipv4().into(), mover.host.ipv6().into()]);
     other.daemon()?.wait_for("on the new path", Duration::from_secs(10), |status| {
-        peer(status, &name).is_some_and(|peer| peer.paths.iter().any(|path| path.active && path.remote.is_some_and(|remote| new.contains(&remote.ip()))))
+        peer(status, &name)
+            .is_some_and(|peer| peer.paths.iter().any(|path| path.active && path.remote.is_some_and(|remote| new.contains(&remote.ip()))))
     })?;
     Ok(())
 }
@@ -144,7 +157,8 @@ fn twins() -> Result<()> {
     let _ann = cluster.node("ann", Runtime::Mio)?;
     let bob = cluster.node("bob", Runtime::Tokio)?;
     let host = cluster.internet.attach("bob-again", 1500)?;
-    let same = Member { keys: annulus_core::group::NodeKeys::from_pem(&bob.member.keys.to_pem())?, certificate: bob.member.certificate.clone() };
+    let same =
+        Member { keys: annulus_core::group::NodeKeys::from_pem(&bob.member.keys.to_pem())?, certificate: bob.member.certificate.clone() };
     let mut again = cluster.prepare_as(host, same, Runtime::Mio, Outside::Both)?;
     again.start(&[])?;
     let end = Instant::now() + NOTICE;
@@ -160,7 +174,9 @@ fn twins() -> Result<()> {
 fn is_refused(refused: &mut Node, by: &mut Node, word: &str) -> Result<()> {
     by.logged(&["refused a peer", word], NOTICE).with_context(|| refused.last_words())?;
     refused.logged(&["another member refuses us", word], NOTICE).with_context(|| by.last_words())?;
-    let status = refused.daemon()?.wait_for("warned", Duration::from_secs(5), |status| status.groups.iter().any(|group| !group.warnings.is_empty()))?;
+    let status = refused
+        .daemon()?
+        .wait_for("warned", Duration::from_secs(5), |status| status.groups.iter().any(|group| !group.warnings.is_empty()))?;
     ensure!(peer(&by.status()?, refused.name()).is_none(), "{status:?}");
     Ok(())
 }
@@ -212,7 +228,8 @@ fn clone() -> Result<()> {
     ann.stop()?;
     let host = cluster.internet.attach("clone", 1500)?;
     set_machine_id(&host, "ffeeddccbbaa99887766554433221100")?;
-    let same = Member { keys: annulus_core::group::NodeKeys::from_pem(&ann.member.keys.to_pem())?, certificate: ann.member.certificate.clone() };
+    let same =
+        Member { keys: annulus_core::group::NodeKeys::from_pem(&ann.member.keys.to_pem())?, certificate: ann.member.certificate.clone() };
     let mut clone = cluster.prepare_as(host, same, Runtime::Tokio, Outside::Both)?;
     copy_directory(&ann.home.join("state"), &clone.home.join("state"))?;
     clone.start(&[])?;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use annulus_lab::{Host, Test, run_tests};
-use annulus_tests::cluster::{Cluster, Node, Outside, Runtime};
+use annulus_lab::{Attached, Test, run_tests};
+use annulus_tests::cluster::{Cluster, Node, Outside, Runtime, peer};
 use annulus_tests::traffic::{ping, tcp_send, udp_exchange};
 use annulus_tun_bridge::Cidr;
 use annulus_tun_bridge::netlink::Route;
@@ -86,26 +86,17 @@ fn full_packets(one: &Node, one_addresses: &[IpAddr], other: &Node, other_addres
 }
 
 /// Takes away the way between two hosts, as a firewall between them would: only a third one reaches both.
-fn separate(one: &annulus_lab::Attached, other: &annulus_lab::Attached) -> Result<()> {
+fn separate(one: &Attached, other: &Attached) -> Result<()> {
     for (host, far) in [(one, other), (other, one)] {
-        for (own, target) in [(IpAddr::from(host.ipv4()), IpAddr::from(far.ipv4())), (host.ipv6().into(), far.ipv6().into())] {
-            lead_astray(host, own, target)?;
+        for target in [IpAddr::from(far.ipv4()), far.ipv6().into()] {
+            // What a host that does not forward receives for somebody else is lost.
+            host.netlink(move |netlink| {
+                let loopback = netlink.existing_link("lo")?.index;
+                netlink.add_route(&Route::link(Cidr::host(target), loopback))
+            })?;
         }
     }
     Ok(())
-}
-
-/// Routes packets for `target` to a neighbour that is not there.
-fn lead_astray(host: &Host, own: IpAddr, target: IpAddr) -> Result<()> {
-    let nobody = match own {
-        IpAddr::V4(own) => IpAddr::from([own.octets()[0], own.octets()[1], own.octets()[2], 99]),
-        IpAddr::V6(own) => {
-            let mut segments = own.segments();
-            segments[7] = 0x99;
-            IpAddr::from(segments)
-        }
-    };
-    host.netlink(move |netlink| netlink.add_route(&Route::via(Cidr::host(target), nobody)))
 }
 
 fn routed(mtu: u16) -> Result<()> {
@@ -120,7 +111,7 @@ fn routed(mtu: u16) -> Result<()> {
     let (b, c) = (bob.connected()?, cid.connected()?);
     full_packets(&bob, &b, &cid, &c).with_context(|| format!("{}\n{}", bob.last_words(), cid.last_words()))?;
     let status = bob.status()?;
-    let direct = annulus_tests::cluster::peer(&status, "cid").is_some_and(|peer| peer.paths.iter().any(|path| path.active && path.kind == "direct"));
+    let direct = peer(&status, "cid").is_some_and(|peer| peer.paths.iter().any(|path| path.active && path.kind == "direct"));
     ensure!(!direct, "the hosts were to have no direct path: {status:?}");
     Ok(())
 }

@@ -89,7 +89,8 @@ impl Hosts {
 
 /// Short names in the order of the alphabet.
 fn name(index: u16) -> String {
-    const NAMES: [&str; 16] = ["ann", "bob", "cid", "dora", "eve", "fay", "gil", "hal", "ida", "jon", "kim", "lea", "max", "nia", "oto", "pia"];
+    const NAMES: [&str; 16] =
+        ["ann", "bob", "cid", "dora", "eve", "fay", "gil", "hal", "ida", "jon", "kim", "lea", "max", "nia", "oto", "pia"];
     NAMES.get(usize::from(index)).map_or_else(|| format!("host{index}"), |name| (*name).to_owned())
 }
 
@@ -105,7 +106,8 @@ fn start(attached: Vec<Attached>, dir: &Path, progress: &Progress<'_>) -> Result
         let home = dir.join(attached.name());
         let bootstrap: &[SocketAddr] = if index == 0 { &[] } else { &[seed] };
         group.install(&member, &home, SocketAddr::new(annulus_lab::measure::unspecified(true), PORT), bootstrap)?;
-        let daemon = Daemon::start(&attached, &home, Path::new("/proc/self/exe"), &["up", "--foreground", "--runtime", &runtime.to_string()])?;
+        let daemon =
+            Daemon::start(&attached, &home, Path::new("/proc/self/exe"), &["up", "--foreground", "--runtime", &runtime.to_string()])?;
         let node_id = member.certificate.node_id().to_string();
         hosts.push(DemoHost { daemon, attached, runtime, addresses: Vec::new(), node_id });
         progress.step();
@@ -123,7 +125,11 @@ fn join(hosts: &mut [DemoHost], begun: Instant, progress: &Progress<'_>, interru
         let mut all = true;
         for host in waiting {
             if let Some(ended) = host.daemon.ended().map_err(|error| failed(&error))? {
-                return Err(Failure::failed(format!("the daemon of {} has ended ({ended}); {}", host.attached.name(), host.daemon.last_words())));
+                return Err(Failure::failed(format!(
+                    "the daemon of {} has ended ({ended}); {}",
+                    host.attached.name(),
+                    host.daemon.last_words()
+                )));
             }
             match host.daemon.status() {
                 Ok(status) if is_connected(&status) => {
@@ -145,7 +151,11 @@ fn join(hosts: &mut [DemoHost], begun: Instant, progress: &Progress<'_>, interru
     }
     let missing: Vec<&DemoHost> = hosts.iter().filter(|host| host.addresses.is_empty()).collect();
     let names: Vec<&str> = missing.iter().map(|host| host.attached.name()).collect();
-    let warnings = latest.into_iter().flat_map(|status| status.groups).flat_map(|group| group.warnings).fold(String::new(), |text, warning| format!("{text}; {warning}"));
+    let warnings = latest
+        .into_iter()
+        .flat_map(|status| status.groups)
+        .flat_map(|group| group.warnings)
+        .fold(String::new(), |text, warning| format!("{text}; {warning}"));
     let words = missing.first().map(|host| host.daemon.last_words()).unwrap_or_default();
     Err(Failure::failed(format!("not connected after {} s: {}{warnings}; {words}", PATIENCE.as_secs(), names.join(", "))))
 }

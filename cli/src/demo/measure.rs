@@ -87,6 +87,10 @@ pub(crate) fn transfers(hosts: &Hosts, progress: &mut Progress<'_>, interrupt: &
     };
     let without = stream("without the VPN", to.attached.ipv4().into())?;
     let through = stream("through the VPN", to.address())?;
-    progress.done(format_args!("TCP from {between}: {:.0} Mbit/s without, {:.0} Mbit/s through the VPN", without.mbit_per_s(), through.mbit_per_s()));
+    progress.done(format_args!(
+        "TCP from {between}: {:.0} Mbit/s without, {:.0} Mbit/s through the VPN",
+        without.mbit_per_s(),
+        through.mbit_per_s()
+    ));
     Ok(Transfers { between, through, without })
 }

@@ -62,12 +62,22 @@ fn median(sorted: &[Duration]) -> Option<Duration> {
 /// The same for people: the ring, the paths, the figures.
 pub(crate) fn text(hosts: &Hosts, pings: &Pings, transfers: &Transfers) -> Result<String, Failure> {
     let (through, without) = (transfers.through.mbit_per_s(), transfers.without.mbit_per_s());
-    let mut text = format!("The ring, in its order; it stood after {:.2} s\n\n{}\n\nPaths\n\n{}\n\n", hosts.joined_after.as_secs_f64(), ring(hosts), paths(hosts)?);
+    let mut text = format!(
+        "The ring, in its order; it stood after {:.2} s\n\n{}\n\nPaths\n\n{}\n\n",
+        hosts.joined_after.as_secs_f64(),
+        ring(hosts),
+        paths(hosts)?
+    );
     text += &format!("Echoes  {} of {} ordered pairs answered", pings.answered, pings.pairs);
     if let (Some(first), Some(later)) = (pings.first, median(&pings.later)) {
-        text += &format!("; the first after {} (addresses and keys included), then {} (median)", millis(to_ms(first)), millis(to_ms(later)));
+        text +=
+            &format!("; the first after {} (addresses and keys included), then {} (median)", millis(to_ms(first)), millis(to_ms(later)));
     }
-    text += &format!("\nTCP     {}: {through:.0} Mbit/s through the VPN, {without:.0} Mbit/s without it ({:.0} %)", transfers.between, 100.0 * through / without.max(f64::MIN_POSITIVE));
+    text += &format!(
+        "\nTCP     {}: {through:.0} Mbit/s through the VPN, {without:.0} Mbit/s without it ({:.0} %)",
+        transfers.between,
+        100.0 * through / without.max(f64::MIN_POSITIVE)
+    );
     Ok(text)
 }
 
@@ -75,7 +85,13 @@ fn ring(hosts: &Hosts) -> String {
     let mut order: Vec<&DemoHost> = hosts.hosts.iter().collect();
     order.sort_by(|one, other| one.node_id.cmp(&other.node_id));
     let rows = order.iter().map(|host| {
-        [host.attached.name().to_owned(), host.runtime.to_string(), host.node_id.clone(), list(&host.addresses), host.attached.ipv4().to_string()]
+        [
+            host.attached.name().to_owned(),
+            host.runtime.to_string(),
+            host.node_id.clone(),
+            list(&host.addresses),
+            host.attached.ipv4().to_string(),
+        ]
     });
     table(["NODE", "RUNTIME", "NODE ID", "VIRTUAL ADDRESSES", "OUTSIDE"], &[], rows.collect())
 }

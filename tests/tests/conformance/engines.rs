@@ -84,7 +84,10 @@ impl Driver for Engines {
         let flags = Flags { config: Some(running.node.home.join("annulus.toml")), ..Flags::default() };
         let record = running.seen.clone();
         // A thread that the host's thread starts is in the host's namespace.
-        let thread = running.node.host.run(move || std::thread::Builder::new().name("engine".into()).spawn(move || serve(&flags, tun, record, drive)))??;
+        let thread = running
+            .node
+            .host
+            .run(move || std::thread::Builder::new().name("engine".into()).spawn(move || serve(&flags, tun, record, drive)))??;
         running.device = Some(device);
         running.thread = Some(thread);
         Ok(())
