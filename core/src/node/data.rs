@@ -49,7 +49,7 @@ impl Node {
     /// Makes IP flow to a peer: installs its session's data plane, promotes it and tells the other end.
     pub(super) fn open_data(&mut self, peer: PeerId, now: Instant) {
         let Some(session) = self.peers.session(peer) else { return };
-        if self.install(peer, session, now)
+        if self.install(peer, session)
             && let Some(plane) = self.data.installed.get_mut(&session)
         {
             plane.open = Some((now + OPEN_INTERVAL, OPEN_TRIES));
@@ -66,7 +66,7 @@ impl Node {
             return;
         }
         let Some(peer) = self.peers.by_session(session) else { return };
-        self.install(peer, session, now);
+        self.install(peer, session);
         self.send_open(session, true, now);
     }
 
@@ -76,7 +76,7 @@ impl Node {
     }
 
     /// `true` when the data plane is new.
-    fn install(&mut self, peer: PeerId, session: SessionId, now: Instant) -> bool {
+    fn install(&mut self, peer: PeerId, session: SessionId) -> bool {
         if self.data.is_installed(session) {
             return false;
         }
@@ -93,11 +93,11 @@ impl Node {
     }
 
     /// A peer's packets are sealed on another session from now on; its data plane follows when the old one had any.
-    pub(super) fn session_changed(&mut self, peer: PeerId, session: SessionId, now: Instant) {
+    pub(super) fn session_changed(&mut self, peer: PeerId, session: SessionId) {
         if !self.data.installed.values().any(|plane| plane.peer == peer) {
             return;
         }
-        if !self.install(peer, session, now) && self.data.is_installed(session) {
+        if !self.install(peer, session) && self.data.is_installed(session) {
             self.table(TableUpdate::Promote { peer, session });
         }
     }
