@@ -18,6 +18,9 @@ pub const IPV4_NETWORK: &str = "10.200.0.0/16";
 /// The virtual IPv6 network of the group.
 pub const IPV6_NETWORK: &str = "fd00:a11:a11:a11::/64";
 
+/// Age of a new group's CA.
+const CA_AGE_SECS: u64 = 30 * 86_400;
+
 /// A group with its CA.
 #[derive(Debug)]
 pub struct Group {
@@ -50,7 +53,9 @@ impl Group {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let mut rng = Rng::new(seed);
-        let authority = Authority::init(&Parameters::new(name), &mut rng, wall_clock())?;
+        // Older than any certificate that a test may want.
+        let founded = UnixTime(wall_clock().0.saturating_sub(CA_AGE_SECS));
+        let authority = Authority::init(&Parameters::new(name), &mut rng, founded)?;
         Ok(Self { name: name.into(), authority, rng })
     }
 

@@ -28,6 +28,7 @@ fn main() {
 const PLAINTEXT: &[u8] = b"attack at dawn, bring the ladders";
 
 fn secrecy() -> Result<()> {
+    reads_plaintext()?;
     let mut cluster = Cluster::new(PROGRAM)?;
     let capture = Capture::start(cluster.internet.router())?;
     let mut ann = cluster.node("secret-name-ann", Runtime::Mio)?;
@@ -61,6 +62,16 @@ fn secrecy() -> Result<()> {
         let seen = packets.iter().position(|packet| contains(packet, bytes));
         ensure!(seen.is_none(), "{what} can be read in packet {seen:?} of {}", packets.len());
     }
+    Ok(())
+}
+
+/// The eavesdropper does read what is sent beside the VPN; otherwise it would prove nothing.
+fn reads_plaintext() -> Result<()> {
+    let mut internet = annulus_lab::Internet::new()?;
+    let (a, b) = (internet.attach("a", 1500)?, internet.attach("b", 1500)?);
+    let capture = Capture::start(internet.router())?;
+    say(&a, &b, b.ipv4().into())?;
+    ensure!(capture.stop()?.iter().any(|packet| contains(packet, PLAINTEXT)), "the eavesdropper is blind");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use annulus_lab::{Attached, Test, run_tests};
-use annulus_tests::cluster::{Cluster, Node, Outside, Runtime, peer};
+use annulus_tests::cluster::{Cluster, Node, Outside, Runtime};
 use annulus_tests::traffic::{ping, tcp_send, udp_exchange};
 use annulus_tun_bridge::Cidr;
 use annulus_tun_bridge::netlink::Route;
@@ -99,20 +99,36 @@ fn separate(one: &Attached, other: &Attached) -> Result<()> {
     Ok(())
 }
 
+/// Nodes between two that are to have no link: more than a node keeps on each side.
+const BETWEEN: usize = 5;
+
 fn routed(mtu: u16) -> Result<()> {
     let mut cluster = Cluster::new(PROGRAM)?;
-    let mut ann = cluster.node_with("ann", Runtime::Mio, mtu, Outside::Both)?;
-    let mut bob = cluster.prepare("bob", Runtime::Tokio, mtu, Outside::Both)?;
-    let mut cid = cluster.prepare("cid", Runtime::Mio, mtu, Outside::Both)?;
-    separate(&bob.host, &cid.host)?;
-    bob.start(&[])?;
-    cid.start(&[])?;
-    ann.connected()?;
-    let (b, c) = (bob.connected()?, cid.connected()?);
-    full_packets(&bob, &b, &cid, &c).with_context(|| format!("{}\n{}", bob.last_words(), cid.last_words()))?;
-    let status = bob.status()?;
-    let direct = peer(&status, "cid").is_some_and(|peer| peer.paths.iter().any(|path| path.active && path.kind == "direct"));
-    ensure!(!direct, "the hosts were to have no direct path: {status:?}");
+    let mut members = Vec::new();
+    for index in 0..2 * BETWEEN + 2 {
+        members.push(cluster.group.enrol(&format!("node-{index}"))?);
+    }
+    members.sort_by_key(|member| member.certificate.node_id());
+    let mut nodes = Vec::new();
+    for (index, member) in members.into_iter().enumerate() {
+        let host = cluster.internet.attach(member.certificate.node_name(), mtu)?;
+        nodes.push(cluster.prepare_as(host, member, if index % 2 == 0 { Runtime::Mio } else { Runtime::Tokio }, Outside::V4)?);
+    }
+    // Neither is the first node, where all bootstrap.
+    let (one, other) = (1, 2 + BETWEEN);
+    separate(&nodes[one].host, &nodes[other].host)?;
+    for node in &mut nodes {
+        node.start(&[])?;
+    }
+    for node in &mut nodes {
+        node.connected()?;
+    }
+    let (one_addresses, other_addresses) = (nodes[one].connected()?, nodes[other].connected()?);
+    full_packets(&nodes[one], &one_addresses, &nodes[other], &other_addresses)
+        .with_context(|| format!("{}\n{}", nodes[one].last_words(), nodes[other].last_words()))?;
+    let name = nodes[other].name().to_owned();
+    let peer = nodes[one].knows(&name)?;
+    ensure!(peer.paths.iter().any(|path| path.active && path.kind == "routed"), "packets were to be routed: {peer:?}");
     Ok(())
 }
 
