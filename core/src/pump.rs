@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use crate::events::{Command, Event};
-use crate::io::{Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, TimerKind, Verdict};
+use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, TimerKind, Verdict};
 use crate::node::Node;
 use crate::shard::Shard;
 use crate::time::Instant;
@@ -58,6 +58,7 @@ pub struct Scratch {
     slots: Vec<Slot>,
     realms: Vec<u8>,
     picked: Vec<Slot>,
+    early: Vec<Slot>,
 }
 
 /// Bytes of the buffer for one control output: more than the largest datagram or packet.
@@ -71,6 +72,7 @@ impl Default for Scratch {
             slots: Vec::with_capacity(1024),
             realms: Vec::with_capacity(1024),
             picked: Vec::with_capacity(1024),
+            early: Vec::with_capacity(64),
         }
     }
 }
@@ -150,6 +152,9 @@ impl Pump {
                 let slots = &mut scratch.slots[start..start + len];
                 realm.shard.open(&mut Batch { buf, slots }, now);
                 realm.carry(slots, &mut scratch.picked, buf, driver, now);
+                if collect_early(slots, &mut scratch.early) {
+                    realm.open_early(scratch, buf, driver, now);
+                }
             }
             start += len;
         }
@@ -245,6 +250,14 @@ impl Realm {
         }
     }
 
+    /// Opens data packets that came in one batch with the control packet which installs their session.
+    fn open_early(&mut self, scratch: &mut Scratch, buf: &mut [u8], driver: &mut impl Driver, now: Instant) {
+        // The next turn would settle it all the same if this one does not become quiet.
+        let _ = self.settle(scratch, driver, now);
+        self.shard.open(&mut Batch { buf, slots: &mut scratch.early }, now);
+        self.carry(&scratch.early, &mut scratch.picked, buf, driver, now);
+    }
+
     /// Sends what shall be sent, neighbours of equal size and path together.
     fn transmit(&self, slots: &[Slot], picked: &mut Vec<Slot>, buf: &[u8], driver: &mut impl Driver) {
         picked.clear();
@@ -328,6 +341,16 @@ impl Realm {
             Output::Event(event) => driver.event(self.slot, event),
         }
     }
+}
+
+/// Collects the data packets of unknown sessions that stand behind a control packet; `true` when there are any.
+fn collect_early(slots: &[Slot], early: &mut Vec<Slot>) -> bool {
+    early.clear();
+    if let Some(control) = slots.iter().position(|slot| slot.verdict == Verdict::Punt(Punt::Control)) {
+        let unknown = slots[control..].iter().filter(|slot| slot.verdict == Verdict::Drop(DropReason::UnknownIndex));
+        early.extend(unknown.map(|slot| Slot { verdict: Verdict::Pending, ..*slot }));
+    }
+    !early.is_empty()
 }
 
 const fn whole(start: usize, len: usize) -> Slot {
