@@ -45,6 +45,9 @@ pub struct Scenario {
     /// Nodes that crash at once after the ring stands, in %.
     #[serde(default)]
     pub crash_percent: u32,
+    /// Virtual time that the run goes on after that, in s: until links to dead nodes that are no neighbours are noticed.
+    #[serde(default)]
+    pub settle_s: u32,
 }
 
 const fn five() -> u32 {
@@ -122,6 +125,7 @@ impl Scenario {
         let started = world.now();
         let formed_s = self.await_ring(&mut world, progress);
         let repaired_s = (self.crash_percent > 0).then(|| self.crash(&mut world, &mut rng, progress)).flatten();
+        world.run(Duration::from_secs(u64::from(self.settle_s)));
         let state = oracle::ring(&world);
         let reach = if state.nodes > 1 { oracle::reach(&world) } else { Reach { pairs: 1, reached: 1, ..Reach::default() } };
         Ok(Report {

@@ -1,7 +1,7 @@
 //! The distributed hash table: signed, expiring records at the nodes nearest to their keys.
 //!
 //! - [`key`]: name spaces and who may write in them; [`claim`]: verification and the order between two owners; [`store`]: what a replica keeps.
-//! - `operation`: what this node asks of others: read, write, vote, commit. `server`: what others ask of it. `sync`: hand-over between neighbours.
+//! - `operation`, `read`, `write`: what this node asks of others: read, vote, commit. `server`: what others ask of it. `sync`: hand-over between neighbours.
 //!
 //! What holds: nothing is believed without its owner's signature; absence is not a vote, so one honest replica with a record outweighs any number without;
 //! a node that has not finished its hand-over says so and grants nothing; a key is granted once by each replica, so of two creators that see the same
@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod claim;
 pub mod key;
 mod operation;
+mod read;
 pub mod ring;
 mod server;
 pub mod store;
@@ -19,6 +20,8 @@ mod sync;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod types;
+mod write;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,6 +45,7 @@ use operation::{Kept, Op};
 use ring::{ReplyTo, RequestError, Ring, RingView};
 use store::Store;
 use sync::Sync;
+pub use types::{DhtAction, DhtError, OpId, Operation, Outcome};
 
 /// Operations that run at a time. The VPN's look-ups are bounded at half of it; what does not fit fails with [`DhtError::Busy`].
 pub const MAX_OPERATIONS: usize = 128;
@@ -52,137 +56,6 @@ pub const MAX_KEPT: usize = 64;
 /// Notices to owners that lost a key that may be under way; further ones are not sent, the owner's renewal tells it then.
 const MAX_NOTICES: usize = 16;
 const SWEEP: Duration = Duration::from_secs(60);
-
-/// Names an operation; chosen by who starts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OpId(pub u64);
-
-/// What the DHT is asked to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Reads the record that counts.
-    Get {
-        /// The key.
-        key: Key,
-    },
-    /// Writes a record; where the key has one owner and somebody else is it, the order of claims decides.
-    Put {
-        /// The key.
-        key: Key,
-        /// At most [`wire::MAX_VALUE`] bytes.
-        value: Bytes,
-        /// Until it expires.
-        lifetime: Duration,
-        /// Whether it is renewed at half of its lifetime until [`Operation::Remove`].
-        keep: bool,
-    },
-    /// Becomes the owner of a key that nobody owns, or renews that.
-    Create {
-        /// The key.
-        key: Key,
-        /// At most [`wire::MAX_CREATED_VALUE`] bytes.
-        value: Bytes,
-        /// Until it expires.
-        lifetime: Duration,
-        /// Whether it is renewed at half of its lifetime until [`Operation::Remove`].
-        keep: bool,
-    },
-    /// Replaces an own record by a tombstone.
-    Remove {
-        /// The key.
-        key: Key,
-    },
-    /// Brings a signed bundle back to its replicas, as after a restart.
-    Store {
-        /// The bundle.
-        bundle: Bundle,
-    },
-    /// Verifies a bundle that a peer showed; missing certificates are asked of the peer. Nothing is read.
-    Verify {
-        /// The bundle.
-        bundle: Bundle,
-        /// Who showed it.
-        from: NodeId,
-    },
-}
-
-impl Operation {
-    const fn key(&self) -> &Key {
-        match self {
-            Self::Get { key } | Self::Put { key, .. } | Self::Create { key, .. } | Self::Remove { key } => key,
-            Self::Store { bundle } | Self::Verify { bundle, .. } => &bundle.record.key,
-        }
-    }
-
-    const fn is_kept(&self) -> bool {
-        matches!(self, Self::Put { keep: true, .. } | Self::Create { keep: true, .. })
-    }
-}
-
-/// How an operation ended well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The record that counts.
-    Found(Bundle),
-    /// A majority of the replicas has finished its hand-over and has nothing.
-    Absent,
-    /// It is stored at a majority of the replicas.
-    Stored(Bundle),
-    /// The tombstone is stored, or there was nothing to remove.
-    Removed,
-}
-
-/// How an operation failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DhtError {
-    /// Somebody else owns the key.
-    #[error("somebody else owns the key")]
-    Conflict(Box<Bundle>),
-    /// Too few replicas answered before the time limit, or too few of them had finished their hand-over.
-    #[error("too few replicas answered")]
-    Unsure,
-    /// The replicas refused it; the reason of the last one.
-    #[error("refused by the replicas: {0:?}")]
-    Refused(Refusal),
-    /// The value is too long.
-    #[error("the value is too long")]
-    TooLong,
-    /// Too many operations run.
-    #[error("too many operations run")]
-    Busy,
-}
-
-/// What the DHT wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DhtAction {
-    /// Send a request; its end is told by [`Dht::handle_reply`].
-    Request {
-        /// Names it.
-        token: u64,
-        /// The node, or the point whose closest node is meant.
-        point: NodeId,
-        /// Whether exactly that node is meant.
-        exact: bool,
-        /// The method.
-        method: u8,
-        /// The body.
-        body: Bytes,
-    },
-    /// Answer a request.
-    Reply {
-        /// Which one.
-        to: ReplyTo,
-        /// The body, or an error code.
-        body: Result<Bytes, u8>,
-    },
-    /// An operation ended. A kept one ends anew at each renewal, and with [`DhtError::Conflict`] when its key was lost.
-    Done {
-        /// Which one.
-        op: OpId,
-        /// How.
-        result: Result<Outcome, DhtError>,
-    },
-}
 
 /// Error code of a reply to a request that does not have its form.
 pub const ERROR_MALFORMED: u8 = 1;
@@ -323,7 +196,7 @@ impl Dht {
     pub fn ring_changed(&mut self, view: &RingView, at: At<'_>) {
         let before = self.ring.vicinity().to_vec();
         if self.ring.update(view) {
-            self.sync_with_neighbours(&before, at);
+            self.sync_with_neighbours(&before);
         }
         // A lease that fewer replicas have signed than readers ask for in the ring as it is now is renewed at once.
         let (required, soon) = (self.ring.required(), at.now + Duration::from_millis(500 + self.rng.below(1_000)));

@@ -1,7 +1,6 @@
 //! What a replica keeps: one live record for each key, the tombstones of earlier ones, and a promise while a create is voted on.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as MapEntry;
 
 use sha2::{Digest as _, Sha256};
 
@@ -24,6 +23,11 @@ pub const MAX_TOMBSTONES: usize = MAX_BUNDLES - 1;
 /// How long a vote binds: longer than any create waits for its votes, so that a vote never changes under a creator.
 pub const PROMISE_SECS: u64 = 10;
 
+/// Votes that bind at a time. A create holds one for less than a second, so this is hundreds of creates a second for one replica.
+pub const MAX_PROMISES: usize = 256;
+/// Votes of which one owner may hold at a time: it asks for a lease and a few keys at once, and cannot keep others from being voted for.
+pub const MAX_PROMISES_OF_ONE: usize = 8;
+
 /// A vote for a record that is not stored yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promise {
@@ -42,8 +46,6 @@ pub struct Entry {
     pub live: Option<Judged>,
     /// Tombstones, the latest first.
     pub tombstones: Vec<Judged>,
-    /// The vote.
-    pub promise: Option<Promise>,
 }
 
 impl Entry {
@@ -52,7 +54,7 @@ impl Entry {
     }
 
     fn is_empty(&self) -> bool {
-        self.live.is_none() && self.tombstones.is_empty() && self.promise.is_none()
+        self.live.is_none() && self.tombstones.is_empty()
     }
 }
 
@@ -74,6 +76,7 @@ pub enum Put {
 #[derive(Debug, Default)]
 pub struct Store {
     entries: BTreeMap<Key, Entry>,
+    promises: BTreeMap<Key, Promise>,
     by_node: BTreeMap<NodeId, (u32, u32)>,
     by_user: BTreeMap<String, u32>,
     records: usize,
@@ -201,10 +204,10 @@ impl Store {
         let mut gone = Vec::new();
         let mut ousted = None;
         self.count(&judged, true);
-        let entry = self.entries.entry(key).or_default();
-        if entry.promise.is_some_and(|promise| promise.digest == judged.claim.digest) {
-            entry.promise = None;
+        if self.promises.get(&key).is_some_and(|promise| promise.digest == judged.claim.digest) {
+            self.promises.remove(&key);
         }
+        let entry = self.entries.entry(key).or_default();
         if judged.record().tombstone {
             if let Some(live) = entry.live.take_if(|live| live.record().owner == owner) {
                 gone.push(live);
@@ -227,48 +230,43 @@ impl Store {
     /// Votes for a record: the promise binds for [`PROMISE_SECS`].
     ///
     /// # Errors
-    /// [`Refusal::Busy`] when somebody else has the vote, [`Refusal::Full`] when there are as many keys as are kept.
+    /// [`Refusal::Busy`] when somebody else has the vote, [`Refusal::Quota`] when the owner has too many, [`Refusal::Full`] when too many bind.
     pub fn promise(&mut self, key: &Key, digest: [u8; 32], owner: NodeId, now: Instant) -> Result<(), Refusal> {
-        if !self.entries.contains_key(key) && self.entries.len() >= MAX_RECORDS {
-            return Err(Refusal::Full);
+        self.promises.retain(|_, promise| promise.until > now);
+        match self.promises.get(key) {
+            Some(promise) if promise.owner != owner => return Err(Refusal::Busy),
+            Some(_) => {}
+            None if self.promises.values().filter(|promise| promise.owner == owner).count() >= MAX_PROMISES_OF_ONE => {
+                return Err(Refusal::Quota);
+            }
+            None if self.promises.len() >= MAX_PROMISES => return Err(Refusal::Full),
+            None => {}
         }
-        let entry = self.entries.entry(key.clone()).or_default();
-        if entry.promise.is_some_and(|promise| promise.until > now && promise.owner != owner) {
-            return Err(Refusal::Busy);
-        }
-        entry.promise = Some(Promise { digest, owner, until: now + core::time::Duration::from_secs(PROMISE_SECS) });
+        let until = now + core::time::Duration::from_secs(PROMISE_SECS);
+        self.promises.insert(key.clone(), Promise { digest, owner, until });
         Ok(())
     }
 
     /// Who has the vote for `key`.
     #[must_use]
     pub fn promised(&self, key: &Key, now: Instant) -> Option<Promise> {
-        self.entries.get(key)?.promise.filter(|promise| promise.until > now)
+        self.promises.get(key).copied().filter(|promise| promise.until > now)
     }
 
     /// Takes a vote back.
     pub fn abort(&mut self, key: &Key, digest: &[u8; 32]) {
-        if let MapEntry::Occupied(mut entry) = self.entries.entry(key.clone()) {
-            if entry.get().promise.is_some_and(|promise| promise.digest == *digest) {
-                entry.get_mut().promise = None;
-            }
-            if entry.get().is_empty() {
-                entry.remove();
-            }
+        if self.promises.get(key).is_some_and(|promise| promise.digest == *digest) {
+            self.promises.remove(key);
         }
     }
 
     /// Forgets what has expired, votes that bind no longer, and keys that `keep` denies.
     pub fn sweep(&mut self, now: Instant, wall: UnixTime, mut keep: impl FnMut(&Key) -> bool) {
+        self.promises.retain(|_, promise| promise.until > now);
         let keys: Vec<Key> = self.entries.keys().cloned().collect();
         for key in keys {
-            self.forget_expired(&key, if keep(&key) { wall } else { UnixTime(u64::MAX) });
-            if let Some(entry) = self.entries.get_mut(&key) {
-                entry.promise = entry.promise.filter(|promise| promise.until > now);
-                if entry.is_empty() {
-                    self.entries.remove(&key);
-                }
-            }
+            let end = if keep(&key) { wall } else { UnixTime(u64::MAX) };
+            self.forget_expired(&key, end);
         }
     }
 
@@ -276,6 +274,9 @@ impl Store {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let mut gone: Vec<Judged> = entry.live.take_if(|live| live.record().expires <= wall).into_iter().collect();
         gone.extend(entry.tombstones.extract_if(.., |dead| dead.record().expires <= wall));
+        if entry.is_empty() {
+            self.entries.remove(key);
+        }
         for old in &gone {
             self.count(old, false);
         }
@@ -298,5 +299,37 @@ impl Store {
             self.by_user.remove(&judged.user);
         }
         self.records = if more { self.records + 1 } else { self.records.saturating_sub(1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    fn key(i: usize) -> Key {
+        Key::parse(format!("x/{i}").as_bytes()).expect("free")
+    }
+
+    #[test]
+    fn one_owner_cannot_bind_all_votes() {
+        let mut store = Store::default();
+        let owner = |i: usize| NodeId([i as u8; 20]);
+        for i in 0..MAX_PROMISES_OF_ONE {
+            assert_eq!(store.promise(&key(i), [0; 32], owner(0), Instant::ZERO), Ok(()));
+        }
+        assert_eq!(store.promise(&key(999), [0; 32], owner(0), Instant::ZERO), Err(Refusal::Quota));
+        assert_eq!(store.promise(&key(0), [1; 32], owner(1), Instant::ZERO), Err(Refusal::Busy));
+        for i in MAX_PROMISES_OF_ONE..MAX_PROMISES {
+            assert_eq!(store.promise(&key(i), [0; 32], owner(1 + i / MAX_PROMISES_OF_ONE), Instant::ZERO), Ok(()));
+        }
+        assert_eq!(store.promise(&key(999), [0; 32], owner(200), Instant::ZERO), Err(Refusal::Full));
+        store.abort(&key(0), &[9; 32]);
+        assert!(store.promised(&key(0), Instant::ZERO).is_some(), "only the vote that was asked for is taken back");
+        store.abort(&key(0), &[0; 32]);
+        assert_eq!(store.promise(&key(0), [1; 32], owner(200), Instant::ZERO), Ok(()));
+        let later = Instant::ZERO + Duration::from_secs(PROMISE_SECS);
+        assert_eq!(store.promise(&key(1), [2; 32], owner(201), later), Ok(()), "it binds no longer");
+        assert_eq!(store.promises.len(), 1);
     }
 }

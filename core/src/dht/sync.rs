@@ -63,14 +63,14 @@ impl Sync {
 
 impl Dht {
     /// Neighbours changed: new ones are asked for what they have; when one is gone all are, as this node now holds what it did not before.
-    pub(super) fn sync_with_neighbours(&mut self, before: &[NodeId], at: At<'_>) {
+    pub(super) fn sync_with_neighbours(&mut self, before: &[NodeId]) {
         let near: BTreeSet<NodeId> = self.ring.near().iter().copied().collect();
         self.sync.from.retain(|node, _| near.contains(node));
         let lost_one = before.iter().any(|node| self.ring.vicinity().binary_search(node).is_err());
         let whom: Vec<NodeId> = near.into_iter().filter(|node| lost_one || !before.contains(node)).collect();
         for node in whom {
             self.sync.from.insert(node, From { more: true, ..From::default() });
-            self.go_on(node, at);
+            self.go_on(node);
         }
     }
 
@@ -81,11 +81,11 @@ impl Dht {
             if let Some(from) = self.sync.from.get_mut(&node) {
                 from.again = None;
             }
-            self.go_on(node, at);
+            self.go_on(node);
         }
     }
 
-    fn go_on(&mut self, peer: NodeId, at: At<'_>) {
+    fn go_on(&mut self, peer: NodeId) {
         loop {
             let pulls: usize = self.sync.from.values().map(|from| from.pulling).sum();
             let Some(from) = self.sync.from.get_mut(&peer) else { return };
@@ -113,7 +113,7 @@ impl Dht {
             self.sync.from.remove(&peer);
             // Its share of the pulls is free for the others.
             let others: Vec<NodeId> = self.sync.from.iter().filter(|(_, from)| !from.queue.is_empty()).map(|(node, _)| *node).collect();
-            others.into_iter().for_each(|other| self.go_on(other, at));
+            others.into_iter().for_each(|other| self.go_on(other));
             return;
         }
     }
@@ -140,7 +140,7 @@ impl Dht {
                 from.again = from.more.then_some(at.now + AGAIN);
             }
         }
-        self.go_on(peer, at);
+        self.go_on(peer);
     }
 
     pub(super) fn on_pulled(&mut self, peer: NodeId, body: Option<Bytes>, at: At<'_>) {
@@ -152,7 +152,7 @@ impl Dht {
                 self.check(bundle, &found.certificates, peer, Why::Pull { peer }, at);
             }
         }
-        self.pulled(peer, at);
+        self.pulled(peer);
     }
 
     pub(super) fn on_pull_judged(&mut self, peer: NodeId, result: Result<Judged, Refusal>, at: At<'_>) {
@@ -164,14 +164,14 @@ impl Dht {
                 _ => {}
             }
         }
-        self.pulled(peer, at);
+        self.pulled(peer);
     }
 
-    fn pulled(&mut self, peer: NodeId, at: At<'_>) {
+    fn pulled(&mut self, peer: NodeId) {
         if let Some(from) = self.sync.from.get_mut(&peer) {
             from.pulling = from.pulling.saturating_sub(1);
         }
-        self.go_on(peer, at);
+        self.go_on(peer);
     }
 
     /// Pushes every record to those who become its replicas when this node is gone.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::dht::claim::{sign_grant, sign_record};
 use crate::group::{Authority, Parameters, Profile, Roles, Trust};
+use crate::io::Punt;
 use crate::shard::table::Prefix;
+use crate::vpn::{Vpn, VpnAction};
 use crate::wire::dht::{Answer, Found, Offer};
 
 /// Wall-clock time at the start of every test network.
@@ -77,11 +79,25 @@ pub(crate) struct Host {
     pub lie: Option<Lie>,
     pub done: Vec<(OpId, Result<Outcome, DhtError>)>,
     pub clock_offset: i64,
+    pub vpn: Option<Vpn>,
+    /// What the VPN told, but for what the network acts on.
+    pub told: Vec<VpnAction>,
+    pub routes: BTreeMap<Prefix, NodeId>,
+    pub sources: BTreeSet<(Prefix, NodeId)>,
+    /// Packets that came in, with who sent them.
+    pub received: Vec<(usize, Bytes)>,
+    /// Packets that came in from an address that is not their sender's.
+    pub spoofed: usize,
+    pub stored_lease: Option<Bytes>,
+    /// Nobody gets a session with it.
+    pub deaf: bool,
 }
 
 enum Message {
     Request { from: usize, token: u64, to: usize, method: u8, body: Bytes },
-    Reply { to: usize, token: u64, result: Result<(NodeId, Bytes), RequestError> },
+    Reply { to: usize, token: u64, vpn: bool, result: Result<(NodeId, Bytes), RequestError> },
+    Session { from: usize, to: NodeId },
+    Packet { from: usize, to: NodeId, packet: Bytes },
 }
 
 pub(crate) struct Net {
@@ -91,10 +107,11 @@ pub(crate) struct Net {
     queue: BTreeMap<(Instant, u64), Message>,
     sent: u64,
     /// Who asked, by the number of the reply.
-    waiting: Vec<(ReplyTo, usize, u64)>,
+    waiting: Vec<(ReplyTo, usize, u64, bool)>,
     pub requests: u64,
     /// Which ring each host is in.
     pub rings: Vec<u8>,
+    config: Config,
 }
 
 impl Net {
@@ -103,6 +120,10 @@ impl Net {
     }
 
     pub(crate) fn of(members: Vec<Member>) -> Self {
+        Self::with_config(members, config())
+    }
+
+    pub(crate) fn with_config(members: Vec<Member>, config: Config) -> Self {
         let mut net = Self {
             hosts: Vec::new(),
             now: Instant::from_secs(100),
@@ -112,6 +133,7 @@ impl Net {
             waiting: Vec::new(),
             requests: 0,
             rings: Vec::new(),
+            config,
         };
         members.iter().for_each(|member| net.add(member));
         net.reform();
@@ -123,8 +145,23 @@ impl Net {
         let identity = member.identity();
         let mut seed = [1; 32];
         seed[..8].copy_from_slice(&member.number.to_be_bytes());
-        let dht = Dht::new(&config(), identity.clone(), Rng::new(seed));
-        self.hosts.push(Host { identity, dht, alive: true, lie: None, done: Vec::new(), clock_offset: 0 });
+        let dht = Dht::new(&self.config, identity.clone(), Rng::new(seed));
+        self.hosts.push(Host {
+            identity,
+            dht,
+            alive: true,
+            lie: None,
+            done: Vec::new(),
+            clock_offset: 0,
+            vpn: None,
+            told: Vec::new(),
+            routes: BTreeMap::new(),
+            sources: BTreeSet::new(),
+            received: Vec::new(),
+            spoofed: 0,
+            stored_lease: None,
+            deaf: false,
+        });
         self.rings.push(0);
     }
 
@@ -179,37 +216,148 @@ impl Net {
         hosts
     }
 
-    fn drain(&mut self, host: usize) {
-        while let Some(action) = self.hosts[host].dht.poll_action() {
-            match action {
-                DhtAction::Request { token, point, exact, method, body } => {
-                    assert!(body.len() <= wire::MAX_BODY, "a body of {} bytes", body.len());
-                    self.requests += 1;
-                    let ring = self.rings[host];
-                    let to = if exact {
-                        self.members(ring).find(|&other| self.hosts[other].identity.node_id() == point)
-                    } else {
-                        self.members(ring)
-                            .min_by(|a, b| point.closer(&self.hosts[*a].identity.node_id(), &self.hosts[*b].identity.node_id()))
-                    };
-                    let delay = Duration::from_micros(5_000 + self.rng.below(20_000));
-                    let (delay, message) = match to {
-                        Some(to) => (delay, Message::Request { from: host, token, to, method, body }),
-                        None => (Duration::from_secs(3), Message::Reply { to: host, token, result: Err(RequestError::Timeout) }),
-                    };
-                    self.send(delay, message);
-                }
-                DhtAction::Reply { to, body } => {
-                    let place = self.waiting.iter().position(|(reply, ..)| *reply == to).expect("replied once");
-                    let (_, asker, token) = self.waiting.swap_remove(place);
-                    let body = body.map(|body| self.falsify(host, body)).map_err(RequestError::Remote);
-                    assert!(body.as_ref().map_or(0, Bytes::len) <= wire::MAX_BODY + 1);
-                    let node = self.hosts[host].identity.node_id();
-                    let delay = Duration::from_micros(5_000 + self.rng.below(20_000));
-                    self.send(delay, Message::Reply { to: asker, token, result: body.map(|body| (node, body)) });
-                }
-                DhtAction::Done { op, result } => self.hosts[host].done.push((op, result)),
+    /// Gives every host a VPN.
+    pub(crate) fn with_vpns(mut self) -> Self {
+        (0..self.hosts.len()).for_each(|host| self.add_vpn(host));
+        self.run(20);
+        self
+    }
+
+    pub(crate) fn add_vpn(&mut self, host: usize) {
+        let identity = self.hosts[host].identity.clone();
+        let vpn = Vpn::new(&self.config, identity, Rng::new([host as u8; 32]), self.now);
+        self.hosts[host].vpn = Some(vpn);
+        let lease = self.hosts[host].stored_lease.clone();
+        self.vpn(host, |vpn, at| {
+            if let Some(lease) = lease {
+                vpn.restore_lease(&lease, at);
             }
+            vpn.ring_consistent(true, at);
+        });
+    }
+
+    pub(crate) fn vpn<R>(&mut self, host: usize, act: impl FnOnce(&mut Vpn, At<'_>) -> R) -> R {
+        let trust = trust();
+        let at = At { trust: &trust, now: self.now, wall: self.wall(host) };
+        let result = act(self.hosts[host].vpn.as_mut().expect("has one"), at);
+        self.drain(host);
+        result
+    }
+
+    fn drain(&mut self, host: usize) {
+        loop {
+            if let Some(action) = self.hosts[host].dht.poll_action() {
+                self.on_dht(host, action);
+            } else if let Some(action) = self.hosts[host].vpn.as_mut().and_then(Vpn::poll_action) {
+                self.on_vpn(host, action);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn on_dht(&mut self, host: usize, action: DhtAction) {
+        match action {
+            DhtAction::Request { token, point, exact, method, body } => self.request(host, token, point, exact, method, body),
+            DhtAction::Reply { to, body } => self.reply(host, to, body),
+            DhtAction::Done { op, result } => {
+                self.hosts[host].done.push((op, result.clone()));
+                if self.hosts[host].vpn.is_some() {
+                    self.vpn(host, |vpn, at| vpn.dht_done(op, result, at));
+                }
+            }
+        }
+    }
+
+    fn on_vpn(&mut self, host: usize, action: VpnAction) {
+        match action {
+            VpnAction::Request { token, point, exact, method, body } => self.request(host, token, point, exact, method, body),
+            VpnAction::Reply { to, body } => self.reply(host, to, body),
+            VpnAction::Dht { op, operation } => self.with(host, |dht, at| dht.start(op, operation, at)),
+            VpnAction::Cancel(op) => self.hosts[host].dht.cancel(op),
+            VpnAction::Connect { node } => self.send(Duration::from_millis(50), Message::Session { from: host, to: node }),
+            VpnAction::Route { prefix, node } => {
+                self.hosts[host].routes.insert(prefix, node);
+            }
+            VpnAction::RemoveRoute { prefix } => {
+                self.hosts[host].routes.remove(&prefix).expect("published before");
+            }
+            VpnAction::Source { prefix, node } => {
+                self.hosts[host].sources.insert((prefix, node));
+            }
+            VpnAction::RemoveSource { prefix, node } => {
+                self.hosts[host].sources.remove(&(prefix, node));
+            }
+            VpnAction::Reinject { node, packet } => self.send(Duration::from_millis(5), Message::Packet { from: host, to: node, packet }),
+            told => {
+                if let VpnAction::Lease(lease) = &told {
+                    self.hosts[host].stored_lease = Some(lease.clone());
+                }
+                self.hosts[host].told.push(told);
+            }
+        }
+    }
+
+    fn request(&mut self, host: usize, token: u64, point: NodeId, exact: bool, method: u8, body: Bytes) {
+        assert!(body.len() <= wire::MAX_BODY, "a body of {} bytes", body.len());
+        self.requests += 1;
+        let ring = self.rings[host];
+        let id = |host: &usize| self.hosts[*host].identity.node_id();
+        let to = if exact {
+            self.members(ring).find(|other| id(other) == point)
+        } else {
+            self.members(ring).min_by(|a, b| point.closer(&id(a), &id(b)))
+        };
+        let delay = Duration::from_micros(5_000 + self.rng.below(20_000));
+        let (delay, message) = match to {
+            Some(to) => (delay, Message::Request { from: host, token, to, method, body }),
+            None => (Duration::from_secs(3), Message::Reply { to: host, token, vpn: method >= 0x40, result: Err(RequestError::Timeout) }),
+        };
+        self.send(delay, message);
+    }
+
+    fn reply(&mut self, host: usize, to: ReplyTo, body: Result<Bytes, u8>) {
+        let place = self.waiting.iter().position(|(reply, ..)| *reply == to).expect("replied once");
+        let (_, asker, token, vpn) = self.waiting.swap_remove(place);
+        let body = body.map(|body| self.falsify(host, body)).map_err(RequestError::Remote);
+        assert!(body.as_ref().map_or(0, Bytes::len) <= wire::MAX_BODY + 1);
+        let node = self.hosts[host].identity.node_id();
+        let delay = Duration::from_micros(5_000 + self.rng.below(20_000));
+        self.send(delay, Message::Reply { to: asker, token, vpn, result: body.map(|body| (node, body)) });
+    }
+
+    /// Hands a packet of the host's own to its shard.
+    pub(crate) fn host_sends(&mut self, host: usize, packet: &[u8]) {
+        let destination = crate::vpn::icmp::parse(packet).expect("well formed").destination;
+        match self.hosts[host].routes.get(&Prefix::host(destination)).copied() {
+            Some(to) => self.send(Duration::from_millis(5), Message::Packet { from: host, to, packet: Bytes::copy_from_slice(packet) }),
+            None => self.vpn(host, |vpn, at| vpn.handle_packet(Punt::NoAddress, packet, at)),
+        }
+    }
+
+    /// Sends an announcement as a malicious node would.
+    pub(crate) fn announce(&mut self, from: usize, to: NodeId, body: Bytes) {
+        self.request(from, u64::MAX, to, true, crate::wire::vpn::METHOD_ANNOUNCE, body);
+    }
+
+    fn on_session(&mut self, from: usize, to: NodeId) {
+        let ring = self.rings[from];
+        let other = self.members(ring).find(|&other| self.hosts[other].identity.node_id() == to && !self.hosts[other].deaf);
+        let Some(other) = other else { return };
+        for (a, b) in [(from, other), (other, from)] {
+            let certificate = self.hosts[b].identity.certificate().clone();
+            self.vpn(a, |vpn, at| vpn.session_up(&certificate, at));
+        }
+    }
+
+    fn on_packet(&mut self, from: usize, to: NodeId, packet: Bytes) {
+        let sender = self.hosts[from].identity.node_id();
+        let Some(to) = self.hosts.iter().position(|host| host.identity.node_id() == to && host.alive) else { return };
+        let source = crate::vpn::icmp::parse(&packet).expect("well formed").source;
+        if self.hosts[to].sources.contains(&(Prefix::host(source), sender)) {
+            self.hosts[to].received.push((from, packet));
+        } else {
+            self.hosts[to].spoofed += 1;
         }
     }
 
@@ -235,15 +383,16 @@ impl Net {
     pub(crate) fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let timer = (0..self.hosts.len())
-                .filter(|&host| self.hosts[host].alive)
-                .filter_map(|host| Some((self.hosts[host].dht.poll_timeout()?.0, host)))
-                .min();
+            let timer =
+                (0..self.hosts.len()).filter(|&host| self.hosts[host].alive).filter_map(|host| Some((self.deadline(host)?, host))).min();
             let message = self.queue.keys().next().map(|(due, _)| *due);
             match (timer, message) {
                 (Some((due, host)), message) if due <= end && message.is_none_or(|other| due < other) => {
                     self.now = self.now.max(due);
                     self.with(host, |dht, at| dht.handle_timeout(at));
+                    if self.hosts[host].vpn.is_some() {
+                        self.vpn(host, |vpn, at| vpn.handle_timeout(at));
+                    }
                 }
                 (_, Some(due)) if due <= end => {
                     self.now = self.now.max(due);
@@ -256,24 +405,43 @@ impl Net {
         self.now = end;
     }
 
+    fn deadline(&self, host: usize) -> Option<Instant> {
+        let vpn = self.hosts[host].vpn.as_ref().and_then(Vpn::poll_timeout);
+        self.hosts[host].dht.poll_timeout().into_iter().chain(vpn).map(|(due, _)| due).min()
+    }
+
     fn deliver(&mut self, message: Message) {
         match message {
             Message::Request { from, token, to, method, body } => {
                 if !self.hosts[to].alive || self.rings[to] != self.rings[from] {
-                    return self.send(Duration::from_secs(3), Message::Reply { to: from, token, result: Err(RequestError::Timeout) });
+                    return self.send(
+                        Duration::from_secs(3),
+                        Message::Reply { to: from, token, vpn: method >= 0x40, result: Err(RequestError::Timeout) },
+                    );
                 }
                 let node = self.hosts[from].identity.node_id();
                 if let Some(reply) = self.lie(to, method, &body) {
                     let me = self.hosts[to].identity.node_id();
-                    return self.send(Duration::from_millis(1), Message::Reply { to: from, token, result: Ok((me, reply)) });
+                    return self.send(Duration::from_millis(1), Message::Reply { to: from, token, vpn: false, result: Ok((me, reply)) });
                 }
                 self.sent += 1;
                 let reply = ReplyTo::new(node, self.sent as u32);
-                self.waiting.push((reply, from, token));
-                self.with(to, |dht, at| dht.handle_request(node, method, &body, reply, at));
+                self.waiting.push((reply, from, token, method >= 0x40));
+                if method >= 0x40 {
+                    self.vpn(to, |vpn, at| vpn.handle_request(node, method, &body, reply, at));
+                } else {
+                    self.with(to, |dht, at| dht.handle_request(node, method, &body, reply, at));
+                }
             }
-            Message::Reply { to, token, result } => {
-                if self.hosts[to].alive {
+            Message::Session { from, to } => self.on_session(from, to),
+            Message::Packet { from, to, packet } => self.on_packet(from, to, packet),
+            Message::Reply { to, token, vpn, result } => {
+                if !self.hosts[to].alive {
+                    return;
+                }
+                if vpn {
+                    self.vpn(to, |vpn, at| vpn.handle_reply(token, result, at));
+                } else {
                     self.with(to, |dht, at| dht.handle_reply(token, result, at));
                 }
             }

@@ -32,8 +32,7 @@ fn is_conflict(result: Option<&Result<Outcome, DhtError>>) -> bool {
     matches!(result, Some(Err(DhtError::Conflict(_))))
 }
 
-/// The key of an address that is a candidate of both hosts, made so by fixing nothing: the two hosts' first shared candidate in a small network does not
-/// exist, so leases are tried on the first host's own.
+/// The key of the host's first address candidate.
 fn lease_key(net: &Net, host: usize) -> Key {
     let networks = Networks { ipv4: testing::config().ipv4_network, ipv6: testing::config().ipv6_network };
     Key::address(networks.candidate(&net.hosts[host].identity.node_id(), 0).expect("IPv4").into())
@@ -173,7 +172,7 @@ fn a_minority_of_lying_replicas_makes_nobody_an_owner() {
     for signers in [&replicas[..5], &[rival, far, replicas[0]][..]] {
         let forged = net.forge(rival, &key, u64::MAX / 2, signers);
         let from = net.hosts[rival].identity.node_id();
-        net.start(far, 9, Operation::Verify { bundle: forged.clone(), from });
+        net.start(far, 9, Operation::Verify { bundle: forged.clone(), from, certificates: Vec::new() });
         net.start(far, 10, Operation::Store { bundle: forged });
         net.run(40);
         assert_eq!(net.result(far, 9), Some(&Err(DhtError::Refused(Refusal::Forbidden))));
@@ -185,8 +184,8 @@ fn a_minority_of_lying_replicas_makes_nobody_an_owner() {
     // The owner itself is believed only with enough grants.
     let alone = net.forge(owner, &key, u64::MAX / 2, &[owner]);
     let from = net.hosts[owner].identity.node_id();
-    net.start(far, 3, Operation::Verify { bundle: alone, from });
-    net.start(far, 4, Operation::Verify { bundle: owned, from });
+    net.start(far, 3, Operation::Verify { bundle: alone, from, certificates: Vec::new() });
+    net.start(far, 4, Operation::Verify { bundle: owned, from, certificates: Vec::new() });
     net.run(5);
     assert_eq!(net.result(far, 3), Some(&Err(DhtError::Refused(Refusal::Unverified))));
     assert!(matches!(net.result(far, 4), Some(Ok(Outcome::Found(_)))));
@@ -386,7 +385,23 @@ fn merged_rings_agree_on_one_owner_and_the_other_is_told() {
         }
         net.run(12);
         for reader in 0..net.hosts.len() {
-            assert_eq!(stored(net.result(reader, 50)).record.owner, net.hosts[winner].identity.node_id());
+            let owner = stored(net.result(reader, 50)).record.owner;
+            assert_eq!(
+                owner,
+                net.hosts[winner].identity.node_id(),
+                "{left} and {right}: reader {reader}, holders {:?}",
+                net.replicas(&key, 0)
+                    .iter()
+                    .map(|&h| (
+                        h,
+                        net.hosts[h].dht.store.live(&key, net.wall(h)).map(|j| (
+                            j.record().owner,
+                            j.record().sequence,
+                            j.claim.countersigners
+                        ))
+                    ))
+                    .collect::<Vec<_>>()
+            );
         }
     }
 }
@@ -462,7 +477,7 @@ fn a_certificate_that_does_not_travel_along_is_fetched() {
     }
     let owner = net.hosts[0].identity.clone();
     let bundle = stored(net.result(0, 1));
-    net.start(3, 2, Operation::Verify { bundle, from: owner.node_id() });
+    net.start(3, 2, Operation::Verify { bundle, from: owner.node_id(), certificates: Vec::new() });
     net.run(5);
     assert!(matches!(net.result(3, 2), Some(Ok(Outcome::Found(found))) if found.grants.len() >= 3));
 }

@@ -97,6 +97,7 @@ impl Node {
         {
             Ok(identity) => {
                 self.dht.set_identity(identity.clone());
+                self.with_vpn(now, |vpn, at| vpn.set_identity(identity.clone(), at));
                 self.sessions.set_identity(identity);
             }
             Err(error) => self.warn(format!("the renewed certificate is refused: {error}")),

@@ -42,6 +42,7 @@ use crate::shard::table::{PeerId, SessionId, TableUpdate};
 use crate::stats::Stats;
 use crate::time::{Instant, UnixTime};
 use crate::timers::earlier;
+use crate::vpn::Vpn;
 
 use clock::Clock;
 use data::DataPlanes;
@@ -66,6 +67,7 @@ pub struct Node {
     peers: Peers,
     overlay: Overlay,
     dht: Dht,
+    vpn: Vpn,
     dials: Dials,
     data: DataPlanes,
     /// Echoes under way: request -> (the command's token, when it was sent, whom).
@@ -73,6 +75,8 @@ pub struct Node {
     traces: BTreeMap<RequestId, command::Trace>,
     /// Requests of the DHT under way: request -> its token.
     dht_calls: BTreeMap<RequestId, u64>,
+    /// Requests of the VPN under way: request -> its token.
+    vpn_calls: BTreeMap<RequestId, u64>,
     queue: VecDeque<Queued>,
     strangers: Strangers,
     observed: Vec<(SocketAddr, u32)>,
@@ -114,7 +118,8 @@ impl Node {
         let signed = identity.certificate().not_before();
         let sessions = Sessions::new(settings, identity.clone(), trust, rng.fork("session"), now);
         let overlay = Overlay::new(local, config.geometry, config.bootstrap.clone(), rng.fork("overlay"), now);
-        let dht = Dht::new(&config, identity, rng.fork("dht"));
+        let dht = Dht::new(&config, identity.clone(), rng.fork("dht"));
+        let vpn = Vpn::new(&config, identity, rng.fork("vpn"), now);
         Self {
             local,
             clock: Clock::new(now, wall, signed),
@@ -123,11 +128,13 @@ impl Node {
             peers: Peers::new(rng.fork("peer"), local),
             overlay,
             dht,
+            vpn,
             dials: Dials::default(),
             data: DataPlanes::default(),
             echoes: BTreeMap::new(),
             traces: BTreeMap::new(),
             dht_calls: BTreeMap::new(),
+            vpn_calls: BTreeMap::new(),
             queue: VecDeque::new(),
             strangers: Strangers::default(),
             observed: Vec::new(),
@@ -177,6 +184,7 @@ impl Node {
         self.peers.handle_timeout(now);
         self.overlay.handle_timeout(now);
         self.with_dht(now, |dht, at| dht.handle_timeout(at));
+        self.with_vpn(now, |vpn, at| vpn.handle_timeout(at));
         self.dials_due(now);
         self.data_due(now);
         self.react(now);
@@ -213,6 +221,7 @@ impl Node {
         next = earlier(next, self.peers.poll_timeout());
         next = earlier(next, self.overlay.poll_timeout());
         next = earlier(next, self.dht.poll_timeout());
+        next = earlier(next, self.vpn.poll_timeout());
         next = earlier(next, self.dials.poll_timeout());
         earlier(next, self.data.poll_timeout())
     }

@@ -23,6 +23,10 @@ impl Node {
             self.on_dht(action, now);
             quiet = false;
         }
+        while let Some(action) = self.vpn.poll_action() {
+            self.on_vpn(action, now);
+            quiet = false;
+        }
         quiet
     }
 

@@ -3,12 +3,13 @@
 use crate::events::Event;
 use crate::id::NodeId;
 use crate::io::Endpoint;
-use crate::overlay::RingView;
+use crate::overlay::{LinkView, RingView};
 use crate::peer::PeerView;
+use crate::stats::Stats;
 use crate::time::Instant;
 
 use super::Node;
-use super::status::{NodeStatus, PathStatus, PeerStatus};
+use super::status::{KnownHost, NodeStatus, PathStatus, PeerStatus};
 
 impl Node {
     /// Whether the ring position is consistent (a lone node's is).
@@ -30,6 +31,11 @@ impl Node {
         self.overlay.view()
     }
 
+    /// The links that the overlay routes over, in the order of their node IDs.
+    pub fn links(&self, now: Instant) -> impl Iterator<Item = LinkView> {
+        self.overlay.links(now)
+    }
+
     /// To whom a message for `target` would go next.
     #[must_use]
     pub fn next_hop(&self, target: &NodeId) -> Option<NodeId> {
@@ -41,6 +47,7 @@ impl Node {
     pub fn status(&self, now: Instant) -> NodeStatus {
         let certificate = self.sessions.identity().certificate();
         let size = self.overlay.size_estimate();
+        let known = self.known_hosts();
         NodeStatus {
             node_id: self.local,
             name: certificate.node_name().to_owned(),
@@ -51,20 +58,27 @@ impl Node {
             ring_size_estimate: size,
             certificate_ends: certificate.not_after().0,
             warnings: self.warnings(now),
-            peers: self.peers.iter(now).map(|peer| self.peer_status(&peer, now)).collect(),
-            known: self.known_hosts(),
-            stats: self.stats.clone(),
+            peers: self.peers.iter(now).map(|peer| self.peer_status(&peer, &known, now)).collect(),
+            known,
+            stats: self.total_stats(),
         }
     }
 
-    fn peer_status(&self, peer: &PeerView, now: Instant) -> PeerStatus {
+    /// Counters of the control plane, those of the VPN included.
+    fn total_stats(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        stats.add(self.vpn.stats());
+        stats
+    }
+
+    fn peer_status(&self, peer: &PeerView, known: &[KnownHost], now: Instant) -> PeerStatus {
         let info = self.sessions.info(peer.session);
         let link = self.overlay.link(&peer.node, now);
         PeerStatus {
             node_id: peer.node,
             name: info.map(|info| info.certificate.node_name().to_owned()).unwrap_or_default(),
             user: info.map(|info| info.certificate.user().to_owned()).unwrap_or_default(),
-            addresses: self.addresses_of(&peer.node),
+            addresses: known.iter().find(|host| host.node_id == peer.node).map(|host| host.addresses.clone()).unwrap_or_default(),
             roles: link.map(|link| vec![link.roles.name()]).unwrap_or_default(),
             cipher: info.map(|info| info.cipher.name()).unwrap_or_default(),
             paths: peer

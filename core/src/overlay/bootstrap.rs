@@ -35,6 +35,8 @@ pub(super) struct Bootstrap {
     remembered: Vec<(NodeId, Hint)>,
     /// Addresses before it were dialled in this round.
     cursor: usize,
+    /// Whether a whole round has brought nothing since the last link was lost.
+    exhausted: bool,
     retry: Backoff,
     checks: u32,
 }
@@ -45,6 +47,7 @@ impl Bootstrap {
             addresses: Vec::new(),
             remembered: Vec::new(),
             cursor: 0,
+            exhausted: false,
             retry: Backoff::new(SEARCH_FIRST, SEARCH_MAX, now),
             checks: 0,
         };
@@ -73,7 +76,7 @@ impl Bootstrap {
 
     /// Whether every address was dialled in this round and nobody answered.
     pub(super) fn is_exhausted(&self, dials: &Dials) -> bool {
-        self.cursor >= self.addresses.len() && !dials.bootstrapping()
+        self.exhausted || self.cursor >= self.addresses.len() && !dials.bootstrapping()
     }
 
     /// A neighbour was lost: with it a whole part of the ring may be out of sight.
@@ -84,6 +87,7 @@ impl Bootstrap {
     /// All links were lost: everything is tried again.
     pub(super) fn start_over(&mut self, now: Instant) {
         self.cursor = 0;
+        self.exhausted = false;
         self.retry = Backoff::new(SEARCH_FIRST, SEARCH_MAX, now);
     }
 
@@ -135,9 +139,12 @@ impl Overlay {
             self.check_for_other_rings(now);
             return;
         }
-        if self.bootstrap.cursor == 0 || self.bootstrap.cursor >= self.bootstrap.addresses.len() {
-            self.bootstrap.shuffle(&mut self.rng);
+        if self.bootstrap.cursor >= self.bootstrap.addresses.len() && !self.dials.bootstrapping() {
+            self.bootstrap.exhausted = true;
             self.bootstrap.cursor = 0;
+        }
+        if self.bootstrap.cursor == 0 {
+            self.bootstrap.shuffle(&mut self.rng);
         }
         self.dial_next_addresses(AT_ONCE, now);
         if self.links.is_empty() {
@@ -200,7 +207,7 @@ impl Overlay {
             }
             _ => false,
         };
-        if !dialled && let Some(peer) = self.random_link(now) {
+        if !dialled && let Some(peer) = self.random_link() {
             self.ask_for_place(peer, now);
         }
     }

@@ -41,8 +41,11 @@ impl Overlay {
             self.dial_failed(dial, now);
         }
         for (node, roles) in self.dials.take_nudges(now) {
+            if let Some(known) = self.known.get_mut(&node) {
+                known.slow = known.dialling;
+            }
             // Who named it is linked with it and can hand our request on, even where the ring does not know it yet.
-            let reporter = self.known.get(&node).and_then(|known| known.reporter).and_then(|peer| self.link_index(peer));
+            let reporter = self.known.get(&node).and_then(|known| known.reporters.last().copied()).and_then(|peer| self.link_index(peer));
             let route = reporter.map_or(Route::Ring, |index| Route::Via(self.links[index].node));
             let _ = self.send_connect(node, Mode::Exact, roles, route, Purpose::Connect(roles), now);
         }

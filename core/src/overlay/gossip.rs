@@ -80,7 +80,7 @@ impl Overlay {
         link.gossip.acknowledged = false;
         link.gossip.sent = Some(now);
         status.number = link.gossip.number;
-        let wait = link.rtt.map_or(ACK_WAIT, |rtt| (rtt * 2).max(ACK_WAIT_MIN)) * u32::from(link.gossip.tries);
+        let wait = link.rtt().map_or(ACK_WAIT, |rtt| (rtt * 2).max(ACK_WAIT_MIN)) * u32::from(link.gossip.tries);
         link.gossip.due = (link.gossip.tries < MAX_STATUS_TRIES).then_some(now + wait.max(MIN_GAP));
         let (peer, due) = (link.peer, link.gossip.due);
         self.gossip_due = self.gossip_due.into_iter().chain(due).min();
@@ -89,7 +89,7 @@ impl Overlay {
     }
 
     /// Tells everybody that we leave, and whom we leave behind.
-    pub(super) fn send_farewell(&mut self, _now: Instant) {
+    pub(super) fn send_farewell(&mut self) {
         for index in 0..self.links.len() {
             let mut status = self.status_for(index);
             status.leaving = true;
@@ -186,8 +186,8 @@ impl Overlay {
         }
         if receiver.roles.has(Roles::NEAR) || receiver.remote_roles.has(Roles::NEAR) {
             let known = self.known.entries();
-            let ahead = clockwise(known, &self.local).filter(|known| known.first_hand && known.failures == 0).take(PASSIVE_TOLD);
-            let behind = counter_clockwise(known, &self.local).filter(|known| known.first_hand && known.failures == 0).take(PASSIVE_TOLD);
+            let ahead = clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
+            let behind = counter_clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
             for known in ahead.chain(behind) {
                 if further.len() < MAX_FURTHER && !told(&further, &known.node) {
                     further.push(Entry { node: known.node, hearsay: true, addresses: known.hint.addresses(1) });

@@ -1,8 +1,12 @@
-//! The passive list: nodes around us that are known but not linked. When neighbours fail, they are what the ring is repaired with.
+//! The passive list: nodes around us that are known. When neighbours fail, they are what the ring is repaired with.
+//!
+//! Linked nodes stay on the list, marked: a surplus link that ends must not take with it what others said about its node.
 
 use core::time::Duration;
 
-use super::hint::Hint;
+use smallvec::SmallVec;
+
+use super::hint::{Hint, join_addresses};
 use super::links::{Link, Placed, clockwise, counter_clockwise, find};
 use crate::id::NodeId;
 use crate::io::Candidates;
@@ -18,30 +22,43 @@ const ORPHAN_LIFE: Duration = Duration::from_secs(60);
 /// First wait after a second failed dial; doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Links whose word for an entry is kept. With 4 of them entries were forgotten that a fifth link still named, and the size estimate fell
+/// to a third. Beyond it hearsay is not noted, and first-hand news replace the oldest.
+const MAX_REPORTERS: usize = 8;
 /// Failed dials after which an entry without a reporter is forgotten at once.
 const FAILURES_TO_FORGET: u8 = 3;
 
-/// A node that is known but not linked.
+/// A node that is known.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The node.
     pub node: NodeId,
     /// Whether a link's other end is itself linked with it.
     pub first_hand: bool,
+    /// Whether it is linked: then the link counts, not this entry.
+    pub linked: bool,
     pub(super) hint: Hint,
-    /// Whose status named it last; `None` when that link is gone or names it no longer.
-    pub(super) reporter: Option<PeerId>,
+    /// Whose statuses name it, the latest last; empty when those links are gone or name it no longer.
+    pub(super) reporters: SmallVec<[PeerId; MAX_REPORTERS]>,
     pub(super) heard: Instant,
     pub(super) failures: u8,
     pub(super) not_before: Instant,
     pub(super) dialling: bool,
+    /// The dial under way takes longer than most: others are dialled beside it.
+    pub(super) slow: bool,
 }
 
 impl Known {
-    /// Whether it may be counted on: nothing speaks against it.
+    /// Whether it is not linked but may be counted on: nothing speaks against it.
     #[must_use]
     pub const fn is_promising(&self) -> bool {
-        self.failures == 0 || self.dialling
+        !self.linked && self.failures == 0 && !self.slow
+    }
+
+    /// Whether it is not linked because that failed.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        !self.linked && self.failures > 0 && !self.dialling
     }
 }
 
@@ -86,25 +103,57 @@ impl KnownNodes {
         find(&self.entries, node).ok().map(|index| &mut self.entries[index])
     }
 
-    /// Takes a node out, for it is linked now or has said good-bye.
+    /// A link with the node is up; returns where others said that it may be reached.
+    pub(super) fn link_up(&mut self, node: &NodeId) -> Option<Hint> {
+        let entry = self.get_mut(node)?;
+        entry.linked = true;
+        (entry.dialling, entry.slow) = (false, false);
+        entry.failures = 0;
+        Some(entry.hint.clone())
+    }
+
+    /// The link with the node is gone. `failed`: not because nobody needed it.
+    pub(super) fn link_down(&mut self, link: &Link, failed: bool, rng: &mut Rng, now: Instant) {
+        if let Some(entry) = self.get_mut(&link.node) {
+            entry.linked = false;
+            entry.heard = now;
+        } else if !link.leaving {
+            let addresses = join_addresses(link.address, link.hint.addresses(4));
+            self.hear(Heard { node: link.node, addresses, reporter: None, first_hand: !failed }, &[], now);
+        }
+        if failed && let Some(entry) = self.get_mut(&link.node) {
+            // It may only be the path that died: the node is asked again, but later than those of whom nothing bad is known.
+            entry.failures = 1;
+            self.failed(&link.node, rng, now);
+        }
+    }
+
+    /// Takes a node out: it has said good-bye.
     pub(super) fn remove(&mut self, node: &NodeId) -> Option<Known> {
         find(&self.entries, node).ok().map(|index| self.entries.remove(index))
     }
 
     /// Notes what was heard. First-hand news replace what was hearsay; a failed dial is not forgotten by hearing the name again.
     pub(super) fn hear(&mut self, heard: Heard, links: &[Link], now: Instant) {
-        if heard.node == self.local || find(links, &heard.node).is_ok() {
+        if heard.node == self.local {
             return;
         }
         match find(&self.entries, &heard.node) {
             Ok(index) => {
                 let entry = &mut self.entries[index];
                 entry.heard = now;
-                if heard.first_hand || !entry.first_hand || entry.reporter.is_none() {
-                    entry.reporter = heard.reporter.or(entry.reporter);
-                    entry.first_hand |= heard.first_hand;
-                    if !heard.addresses.is_empty() {
-                        entry.hint = Hint::new(&heard.addresses);
+                if (heard.first_hand || !entry.first_hand) && !heard.addresses.is_empty() {
+                    entry.hint = Hint::new(&heard.addresses);
+                }
+                entry.first_hand |= heard.first_hand;
+                if let Some(reporter) = heard.reporter
+                    && !entry.reporters.contains(&reporter)
+                {
+                    if heard.first_hand && entry.reporters.len() >= MAX_REPORTERS {
+                        entry.reporters.remove(0);
+                    }
+                    if entry.reporters.len() < MAX_REPORTERS {
+                        entry.reporters.push(reporter);
                     }
                 }
             }
@@ -112,12 +161,14 @@ impl KnownNodes {
                 let entry = Known {
                     node: heard.node,
                     first_hand: heard.first_hand,
+                    linked: find(links, &heard.node).is_ok(),
                     hint: Hint::new(&heard.addresses),
-                    reporter: heard.reporter,
+                    reporters: heard.reporter.into_iter().collect(),
                     heard: now,
                     failures: 0,
                     not_before: now,
                     dialling: false,
+                    slow: false,
                 };
                 self.entries.insert(index, entry);
             }
@@ -127,8 +178,8 @@ impl KnownNodes {
     /// A link's status names these nodes and no others any more.
     pub(super) fn confirm(&mut self, reporter: PeerId, named: &[NodeId], now: Instant) {
         for entry in &mut self.entries {
-            if entry.reporter == Some(reporter) && !named.contains(&entry.node) {
-                entry.reporter = None;
+            if entry.reporters.contains(&reporter) && !named.contains(&entry.node) {
+                entry.reporters.retain(|known| *known != reporter);
                 entry.heard = now;
             }
         }
@@ -143,9 +194,9 @@ impl KnownNodes {
     pub(super) fn failed(&mut self, node: &NodeId, rng: &mut Rng, now: Instant) {
         let Ok(index) = find(&self.entries, node) else { return };
         let entry = &mut self.entries[index];
-        entry.dialling = false;
+        (entry.dialling, entry.slow) = (false, false);
         entry.failures = entry.failures.saturating_add(1);
-        if entry.reporter.is_none() && entry.failures >= FAILURES_TO_FORGET {
+        if entry.reporters.is_empty() && entry.failures >= FAILURES_TO_FORGET {
             self.entries.remove(index);
             return;
         }
@@ -159,15 +210,19 @@ impl KnownNodes {
 
     /// Forgets who is too far, and orphans whose time is over.
     pub(super) fn prune(&mut self, links: &[Link], now: Instant) {
-        self.entries.retain(|entry| entry.dialling || entry.reporter.is_some() || now.saturating_since(entry.heard) < ORPHAN_LIFE);
+        self.entries.retain(|entry| entry.dialling || !entry.reporters.is_empty() || now.saturating_since(entry.heard) < ORPHAN_LIFE);
         if self.entries.len() <= self.per_side {
             return;
         }
         let limit = self.per_side;
         let local = self.local;
-        let ahead = rank_limit(clockwise(links, &local), clockwise(&self.entries, &local), limit, |node| local.clockwise_to(node));
+        let unlinked = |entry: &&Known| !entry.linked;
+        let ahead =
+            rank_limit(clockwise(links, &local), clockwise(&self.entries, &local).filter(unlinked), limit, |node| local.clockwise_to(node));
         let behind =
-            rank_limit(counter_clockwise(links, &local), counter_clockwise(&self.entries, &local), limit, |node| node.clockwise_to(&local));
+            rank_limit(counter_clockwise(links, &local), counter_clockwise(&self.entries, &local).filter(unlinked), limit, |node| {
+                node.clockwise_to(&local)
+            });
         self.entries.retain(|entry| {
             entry.dialling
                 || ahead.is_none_or(|limit| local.clockwise_to(&entry.node) <= limit)
@@ -181,8 +236,8 @@ impl KnownNodes {
             .iter()
             .filter(|entry| !entry.dialling)
             .filter_map(|entry| {
-                let retry = (entry.failures > 0 && entry.not_before > now).then_some(entry.not_before);
-                let end = entry.reporter.is_none().then_some(entry.heard + ORPHAN_LIFE);
+                let retry = (entry.has_failed() && entry.not_before > now).then_some(entry.not_before);
+                let end = entry.reporters.is_empty().then_some(entry.heard + ORPHAN_LIFE);
                 retry.into_iter().chain(end).min()
             })
             .min()

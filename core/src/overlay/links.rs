@@ -41,7 +41,8 @@ pub struct Link {
     pub(super) since: Instant,
     /// Since when neither end keeps it for anything.
     pub(super) idle_since: Option<Instant>,
-    pub(super) rtt: Option<Duration>,
+    /// Round-trip time in µs; 0 when not measured.
+    pub(super) rtt_us: u32,
     pub(super) gossip: GossipState,
 }
 
@@ -80,9 +81,13 @@ impl Link {
             hint: Hint::default(),
             since: now,
             idle_since: None,
-            rtt: None,
+            rtt_us: 0,
             gossip: GossipState::default(),
         }
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        (self.rtt_us > 0).then(|| Duration::from_micros(u64::from(self.rtt_us)))
     }
 
     pub(super) fn view(&self, now: Instant) -> LinkView {
@@ -96,7 +101,7 @@ impl Link {
             direct: self.direct,
             infrastructure: self.infrastructure,
             address: self.address,
-            rtt: self.rtt,
+            rtt: self.rtt(),
             joined: self.joined,
         }
     }
@@ -114,14 +119,14 @@ impl Placed for Link {
     }
 }
 
-/// Indices of `sorted` clockwise from `from` (which is not among them), once round.
+/// The items of `sorted` clockwise from `from`, once round and without it.
 pub(super) fn clockwise<'a, T: Placed>(sorted: &'a [T], from: &NodeId) -> impl Iterator<Item = &'a T> {
     let start = sorted.partition_point(|item| item.node() <= from);
     let end = sorted.partition_point(|item| item.node() < from);
     sorted[start..].iter().chain(sorted[..end].iter())
 }
 
-/// Indices of `sorted` counter-clockwise from `from` (which is not among them), once round.
+/// The items of `sorted` counter-clockwise from `from`, once round and without it.
 pub(super) fn counter_clockwise<'a, T: Placed>(sorted: &'a [T], from: &NodeId) -> impl Iterator<Item = &'a T> {
     let start = sorted.partition_point(|item| item.node() <= from);
     let end = sorted.partition_point(|item| item.node() < from);

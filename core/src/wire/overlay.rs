@@ -121,7 +121,7 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatusMessage {
     /// News.
-    Status(Status),
+    Status(Box<Status>),
     /// The status with this number has arrived.
     Ack(u16),
 }
@@ -142,7 +142,7 @@ impl StatusMessage {
             reader.finish()?;
             return Ok(Self::Ack(number));
         }
-        Status::parse(&bytes[1..]).map(Self::Status)
+        Status::parse(&bytes[1..]).map(|status| Self::Status(Box::new(status)))
     }
 }
 
@@ -362,7 +362,7 @@ mod tests {
         fn a_status_round_trips_and_its_cuts_are_refused(status in any_status(), cut in any::<prop::sample::Index>()) {
             let payload = status.payload();
             prop_assert!(payload.len() <= MAX_CONTROL_PAYLOAD);
-            prop_assert_eq!(StatusMessage::parse(&payload), Ok(StatusMessage::Status(status)));
+            prop_assert_eq!(StatusMessage::parse(&payload), Ok(StatusMessage::Status(Box::new(status))));
             prop_assert_eq!(StatusMessage::parse(&payload[..cut.index(payload.len())]), Err(WireError::Truncated));
         }
 

@@ -6,7 +6,7 @@ use core::cmp::Ordering;
 use super::{FarBounds, Geometry, Range, Step, View};
 use crate::config::GeometryKind;
 use crate::id::{Distance, NodeId};
-use crate::overlay::known::merge;
+use crate::overlay::known::{Known, PASSIVE_PER_SIDE, merge};
 use crate::overlay::links::{Link, clockwise, counter_clockwise, find};
 use crate::rng::Rng;
 use crate::wire::routed::RouteMode;
@@ -91,7 +91,7 @@ impl Geometry for Symphony {
         let farthest_ahead = reach(Box::new(clockwise(view.links, &local).filter(live).map(|link| local.clockwise_to(&link.node))));
         let farthest_behind =
             reach(Box::new(counter_clockwise(view.links, &local).filter(live).map(|link| link.node.clockwise_to(&local))));
-        for known in view.known.iter().filter(|known| !known.is_promising()) {
+        for known in view.known.iter().filter(|known| known.has_failed()) {
             let ahead = farthest_ahead.is_none_or(|limit| local.clockwise_to(&known.node) < limit);
             let behind = farthest_behind.is_none_or(|limit| known.node.clockwise_to(&local) < limit);
             if ahead || behind {
@@ -153,37 +153,41 @@ impl Geometry for Symphony {
     }
 
     fn estimate_size(&self, view: &View<'_>) -> u64 {
-        let local = view.local;
-        let places = NEAR_PER_SIDE + crate::overlay::known::PASSIVE_PER_SIDE;
-        let live = |link: &&Link| !link.leaving;
-        let ahead =
-            merge(clockwise(view.links, &local).filter(live), clockwise(view.known, &local).filter(|known| known.is_promising()), |node| {
-                local.clockwise_to(node)
-            });
-        let behind = merge(
-            counter_clockwise(view.links, &local).filter(live),
-            counter_clockwise(view.known, &local).filter(|known| known.is_promising()),
-            |node| node.clockwise_to(&local),
-        );
-        let (mut count, mut ahead_span, mut behind_span) = (0u64, Distance::default(), Distance::default());
-        for (distance, _) in ahead.take(places) {
-            (count, ahead_span) = (count + 1, distance);
-        }
-        for (distance, _) in behind.take(places) {
-            (count, behind_span) = (count + 1, distance);
-        }
-        // Both sides meet: the whole ring is in sight.
-        let span = u128::from(ahead_span.prefix()) + u128::from(behind_span.prefix());
-        if span + 2 > u128::from(u64::MAX) {
-            let known = view.known.iter().filter(|known| known.is_promising()).count();
-            return (view.links.iter().filter(live).count() + known) as u64 + 1;
-        }
-        if count == 0 {
-            return 1;
-        }
-        let density = ((u128::from(count) << 64) / span.max(1)).min(u128::from(u64::MAX)) as u64;
-        density.max(view.links.iter().filter(live).count() as u64 + 1)
+        // The wide look is the more exact one, unless the passive list has holes: then it sees too few nodes.
+        let narrow = density(view, NEAR_PER_SIDE);
+        let wide = density(view, NEAR_PER_SIDE + PASSIVE_PER_SIDE);
+        let estimate = if wide < narrow / 4 { narrow } else { wide };
+        estimate.max(view.links.iter().filter(|link| !link.leaving).count() as u64 + 1)
     }
+}
+
+/// Number of nodes in a ring that is everywhere as dense as among the nearest `places` nodes per side; all that are known when both sides meet.
+fn density(view: &View<'_>, places: usize) -> u64 {
+    let local = view.local;
+    let live = |link: &&Link| !link.leaving;
+    let promising = |known: &&Known| known.is_promising();
+    let ahead =
+        merge(clockwise(view.links, &local).filter(live), clockwise(view.known, &local).filter(promising), |node| local.clockwise_to(node));
+    let behind =
+        merge(counter_clockwise(view.links, &local).filter(live), counter_clockwise(view.known, &local).filter(promising), |node| {
+            node.clockwise_to(&local)
+        });
+    let (mut count, mut ahead_span, mut behind_span) = (0u64, Distance::default(), Distance::default());
+    for (distance, _) in ahead.take(places) {
+        (count, ahead_span) = (count + 1, distance);
+    }
+    for (distance, _) in behind.take(places) {
+        (count, behind_span) = (count + 1, distance);
+    }
+    let span = u128::from(ahead_span.prefix()) + u128::from(behind_span.prefix());
+    // Cutting both to 64 bits loses less than 2.
+    if span + 2 > u128::from(u64::MAX) {
+        return (view.links.iter().filter(live).count() + view.known.iter().filter(promising).count()) as u64 + 1;
+    }
+    if count == 0 {
+        return 1;
+    }
+    ((u128::from(count) << 64) / span.max(1)).min(u128::from(u64::MAX)) as u64
 }
 
 /// Whether messages of others may go over this link: its other end knows its place, unless we do not know ours either.

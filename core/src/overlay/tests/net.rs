@@ -34,6 +34,8 @@ pub(super) struct Node {
     sessions: BTreeSet<usize>,
     dialled: BTreeMap<usize, Instant>,
     wake: Option<Instant>,
+    /// Wake-ups in a row that asked for another one at once.
+    spins: u32,
     pub(super) actions: Vec<OverlayAction>,
 }
 
@@ -41,6 +43,8 @@ pub(super) struct Net {
     pub(super) now: Instant,
     pub(super) nodes: Vec<Node>,
     by_id: BTreeMap<NodeId, usize>,
+    /// Who was told whose address at its start.
+    contacts: Vec<(usize, usize)>,
     queue: BTreeMap<(Instant, u64), Happening>,
     wakes: BTreeSet<(Instant, usize)>,
     sequence: u64,
@@ -65,6 +69,7 @@ impl Net {
             now: Instant::from_secs(1),
             nodes: Vec::new(),
             by_id: BTreeMap::new(),
+            contacts: Vec::new(),
             queue: BTreeMap::new(),
             wakes: BTreeSet::new(),
             sequence: 0,
@@ -96,6 +101,7 @@ impl Net {
     pub(super) fn add(&mut self, contacts: &[usize]) -> usize {
         let index = self.nodes.len();
         let id = NodeId(self.rng.bytes());
+        self.contacts.extend(contacts.iter().map(|&contact| (index, contact)));
         self.add_with_id(id, contacts.iter().map(|&contact| Self::address(contact)).collect());
         index
     }
@@ -116,8 +122,24 @@ impl Net {
             sessions: BTreeSet::new(),
             dialled: BTreeMap::new(),
             wake,
+            spins: 0,
             actions: Vec::new(),
         });
+    }
+
+    /// Number of parts into which who was told of whom divides the nodes: no protocol can make fewer rings of them.
+    pub(super) fn parts(&self) -> usize {
+        let mut part: Vec<usize> = (0..self.nodes.len()).collect();
+        loop {
+            let before = part.clone();
+            for &(a, b) in &self.contacts {
+                let least = part[a].min(part[b]);
+                (part[a], part[b]) = (least, least);
+            }
+            if part == before {
+                return part.iter().collect::<BTreeSet<_>>().len();
+            }
+        }
     }
 
     /// `count` nodes that all start now, each knowing up to `contacts` random others.
@@ -188,12 +210,9 @@ impl Net {
                 self.nodes[index].wake = None;
                 if self.nodes[index].alive {
                     self.with(index, |overlay, now| overlay.handle_timeout(now));
-                    let next = self.nodes[index].overlay.poll_timeout().map(|(at, _)| at);
-                    assert!(
-                        next.is_none_or(|at| at > self.now),
-                        "a deadline does not advance: {:?}",
-                        self.nodes[index].overlay.poll_timeout()
-                    );
+                    let node = &mut self.nodes[index];
+                    node.spins = if node.wake.is_some_and(|at| at <= self.now) { node.spins + 1 } else { 0 };
+                    assert!(node.spins < 4, "a deadline does not advance: {:?}", node.overlay.poll_timeout());
                 }
             }
         }
@@ -307,6 +326,12 @@ impl Net {
         }
         // A handshake of three messages.
         self.later(3 * self.latency, Happening::Arrive { a: from, b: target, dial });
+    }
+
+    /// Both ends have lost their session.
+    pub(super) fn forget_session(&mut self, a: usize, b: usize) {
+        self.nodes[a].sessions.remove(&b);
+        self.nodes[b].sessions.remove(&a);
     }
 
     pub(super) fn living(&self) -> Vec<usize> {
