@@ -49,9 +49,14 @@ impl Node {
     /// Makes IP flow to a peer: installs its session's data plane, promotes it and tells the other end.
     pub(super) fn open_data(&mut self, peer: PeerId, now: Instant) {
         let Some(session) = self.peers.session(peer) else { return };
-        if self.install(peer, session, now)
-            && let Some(plane) = self.data.installed.get_mut(&session)
-        {
+        if self.install(peer, session, now) {
+            self.announce(session, now);
+        }
+    }
+
+    /// Tells the other end that IP will flow on a session, and again until it answers.
+    fn announce(&mut self, session: SessionId, now: Instant) {
+        if let Some(plane) = self.data.installed.get_mut(&session) {
             plane.open = Some((now + OPEN_INTERVAL, OPEN_TRIES));
             self.send_open(session, false, now);
         }
@@ -97,7 +102,10 @@ impl Node {
         if !self.data.installed.values().any(|plane| plane.peer == peer) {
             return;
         }
-        if !self.install(peer, session, now) && self.data.is_installed(session) {
+        if self.install(peer, session, now) {
+            // The other end may have been restarted meanwhile, and then knows of no data plane.
+            self.announce(session, now);
+        } else if self.data.is_installed(session) {
             self.table(TableUpdate::Promote { peer, session });
         }
     }
