@@ -137,7 +137,7 @@ fn status(bytes: &[u8]) {
     }
     match StatusMessage::parse(bytes) {
         Ok(StatusMessage::Ack(number)) => assert_eq!(StatusMessage::parse(&acknowledgement(number)), Ok(StatusMessage::Ack(number))),
-        Ok(StatusMessage::Status(status)) => assert_eq!(Status::parse(&bytes[1..]), Ok(status)),
+        Ok(StatusMessage::Status(status)) => assert_eq!(Status::parse(&bytes[1..]), Ok(*status)),
         Err(_) => {}
     }
 }
