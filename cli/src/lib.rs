@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ca;
 mod configuration;
 mod control;
 mod hosts;
@@ -52,6 +53,9 @@ enum Verb {
     Trace(ping::Trace),
     /// Show names and addresses of members, or write them to /etc/hosts
     Hosts(hosts::Hosts),
+    /// Found a group, issue and revoke certificates
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Run the daemon under systemd
     #[command(subcommand)]
     Service(service::Service),
@@ -102,6 +106,7 @@ pub fn run() -> ExitCode {
         Verb::Ping(verb) => verb.run(&output),
         Verb::Trace(verb) => verb.run(&output),
         Verb::Hosts(verb) => verb.run(&output),
+        Verb::Ca(verb) => verb.run(&output),
         Verb::Service(verb) => verb.run(&output),
         Verb::Config(verb) => verb.run(&output),
         Verb::Version => version(&output),

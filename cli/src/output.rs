@@ -29,10 +29,6 @@ impl Output {
         Self { json, colour: !json && !refused && io::stdout().is_terminal() }
     }
 
-    pub(crate) const fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// The result for programs: one object on one line. Nothing without `--json`.
     pub(crate) fn json<T: Serialize>(&self, value: &T) {
         if self.json {
@@ -81,7 +77,7 @@ fn print(text: impl Display) {
 /// A table without borders; columns listed in `right` are aligned to the right.
 pub(crate) fn table<const N: usize>(header: [&str; N], right: &[usize], rows: Vec<[String; N]>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header);
     for row in rows {
         table.add_row(row);

@@ -185,7 +185,7 @@ fn unit(settings: &Settings, program: &Path, runtime: RuntimeKind, config: bool,
         }
     };
     let mut own = directory(&settings.state_dir, "/var/lib/", "StateDirectory")?;
-    own += &directory(settings.control_socket.parent().unwrap_or(Path::new("/run/annulus")), "/run/", "RuntimeDirectory")?;
+    own += &directory(settings.control_socket.parent().unwrap_or_else(|| Path::new("/run/annulus")), "/run/", "RuntimeDirectory")?;
     Ok(include_str!("annulus.service").replace("@INSTANCE@", &instance).replace("@START@", &start).replace("@DIRECTORIES@\n", &own))
 }
 

@@ -108,6 +108,8 @@ pub struct GroupFile {
     pub certificate: Certificate,
     /// Where the certificate came from, for messages.
     pub certificate_source: PathBuf,
+    /// Where a signed revocation list may be put for this node to read (`GROUP/revocations` beside the group's file); it need not exist.
+    pub revocations: PathBuf,
 }
 
 impl core::fmt::Debug for GroupFile {
@@ -188,6 +190,7 @@ impl GroupFile {
             key: document.resolve(&text.key),
             certificate,
             certificate_source,
+            revocations: document.resolve(&Path::new(&text.name).join("revocations")),
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod files;
 pub mod group_file;
 pub mod identity;
+pub mod launch;
 pub mod logs;
 pub mod preflight;
 pub mod resolver;

@@ -37,7 +37,7 @@ impl Signals {
     }
 
     /// The next wish, until `None`.
-    pub fn next(&mut self) -> Option<Wish> {
+    pub fn next_wish(&mut self) -> Option<Wish> {
         loop {
             let info = self.fd.read_signal().ok()??;
             match Signal::try_from(info.ssi_signo as i32) {
@@ -63,11 +63,11 @@ mod tests {
     #[test]
     fn a_signal_becomes_a_wish() {
         let mut signals = Signals::block().unwrap();
-        assert_eq!(signals.next(), None);
+        assert_eq!(signals.next_wish(), None);
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
         nix::sys::signal::raise(Signal::SIGHUP).unwrap();
         nix::sys::signal::raise(Signal::SIGUSR1).unwrap();
-        let mut wishes: Vec<Wish> = core::iter::from_fn(|| signals.next()).collect();
+        let mut wishes: Vec<Wish> = core::iter::from_fn(|| signals.next_wish()).collect();
         wishes.sort_by_key(|wish| *wish as u8);
         assert_eq!(wishes, [Wish::End, Wish::Report]);
     }

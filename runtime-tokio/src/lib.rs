@@ -40,7 +40,7 @@ type Guard<'a> = (Token, AsyncFdReadyGuard<'a, OwnedFd>);
 async fn serve<P: Plane>(engine: &mut Engine<P>) -> anyhow::Result<Exit> {
     let mut watched: Vec<Watched> = Vec::new();
     for (token, descriptor) in engine.sources().context("cannot watch sockets and devices")? {
-        watched.push((token, AsyncFd::with_interest(descriptor, Interest::READABLE).context("cannot watch a socket or device")?));
+        watched.push((token, watch(descriptor).context("cannot watch a socket or device")?));
     }
     let mut guards: Vec<Guard<'_>> = Vec::with_capacity(watched.len());
     loop {
@@ -75,6 +75,14 @@ async fn serve<P: Plane>(engine: &mut Engine<P>) -> anyhow::Result<Exit> {
             }
         }
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "its unsafe successor asks that the descriptor stays open and the same, which an OwnedFd grants by its type; unsafe code lives in tun-bridge only"
+)]
+fn watch(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
 /// Collects what is readable; says whether something is.

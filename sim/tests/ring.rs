@@ -7,7 +7,14 @@ fn ring_1000() -> Scenario {
 }
 
 fn small(nodes: u32) -> Scenario {
-    Scenario { name: format!("ring-{nodes}"), nodes, contacts: nodes.saturating_sub(1).clamp(1, 3), crash_percent: 0, crypto: Crypto::StandIn, ..ring_1000() }
+    Scenario {
+        name: format!("ring-{nodes}"),
+        nodes,
+        contacts: nodes.saturating_sub(1).clamp(1, 3),
+        crash_percent: 0,
+        crypto: Crypto::StandIn,
+        ..ring_1000()
+    }
 }
 
 fn run(scenario: &Scenario, seed: u64) -> Report {

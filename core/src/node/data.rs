@@ -49,7 +49,7 @@ impl Node {
     /// Makes IP flow to a peer: installs its session's data plane, promotes it and tells the other end.
     pub(super) fn open_data(&mut self, peer: PeerId, now: Instant) {
         let Some(session) = self.peers.session(peer) else { return };
-        if self.install(peer, session, now) {
+        if self.install(peer, session) {
             self.announce(session, now);
         }
     }
@@ -71,7 +71,7 @@ impl Node {
             return;
         }
         let Some(peer) = self.peers.by_session(session) else { return };
-        self.install(peer, session, now);
+        self.install(peer, session);
         self.send_open(session, true, now);
     }
 
@@ -81,7 +81,7 @@ impl Node {
     }
 
     /// `true` when the data plane is new.
-    fn install(&mut self, peer: PeerId, session: SessionId, now: Instant) -> bool {
+    fn install(&mut self, peer: PeerId, session: SessionId) -> bool {
         if self.data.is_installed(session) {
             return false;
         }
@@ -102,7 +102,7 @@ impl Node {
         if !self.data.installed.values().any(|plane| plane.peer == peer) {
             return;
         }
-        if self.install(peer, session, now) {
+        if self.install(peer, session) {
             // The other end may have been restarted meanwhile, and then knows of no data plane.
             self.announce(session, now);
         } else if self.data.is_installed(session) {

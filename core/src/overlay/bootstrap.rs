@@ -71,7 +71,9 @@ impl Bootstrap {
     }
 
     pub(super) const fn next_due(&self) -> Option<Instant> {
-        if self.addresses.is_empty() && self.remembered.is_empty() && self.checks == 0 { None } else { Some(self.retry.next()) }
+        // The first round is due even where there is nobody to ask: it finds out that the node is alone, which is a valid ring.
+        let idle = self.exhausted && self.addresses.is_empty() && self.remembered.is_empty() && self.checks == 0;
+        if idle { None } else { Some(self.retry.next()) }
     }
 
     /// Whether every address was dialled in this round and nobody answered.

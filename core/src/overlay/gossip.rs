@@ -23,8 +23,9 @@ const MIN_GAP: Duration = Duration::from_millis(200);
 /// Wait for an acknowledgement where the link's round-trip time is not known.
 const ACK_WAIT: Duration = Duration::from_millis(300);
 const ACK_WAIT_MIN: Duration = Duration::from_millis(100);
-/// Times that a status is sent; then the link's liveness decides, and the next change tries again.
-const MAX_STATUS_TRIES: u8 = 5;
+/// Longest wait for an acknowledgement: the wait doubles up to it, and the status is repeated as long as the link lives. A link whose session was in doubt
+/// for a while must not leave its ends with different views of the ring.
+const ACK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Addresses per neighbour in a status.
 const ENTRY_ADDRESSES: usize = 2;
 /// Nodes per side around the receiver's own position.
@@ -76,12 +77,12 @@ impl Overlay {
         let mut status = self.status_for(index);
         let link = &mut self.links[index];
         link.gossip.number = link.gossip.number.wrapping_add(1);
-        link.gossip.tries += 1;
+        link.gossip.tries = link.gossip.tries.saturating_add(1);
         link.gossip.acknowledged = false;
         link.gossip.sent = Some(now);
         status.number = link.gossip.number;
-        let wait = link.rtt().map_or(ACK_WAIT, |rtt| (rtt * 2).max(ACK_WAIT_MIN)) * u32::from(link.gossip.tries);
-        link.gossip.due = (link.gossip.tries < MAX_STATUS_TRIES).then_some(now + wait.max(MIN_GAP));
+        let wait = link.rtt().map_or(ACK_WAIT, |rtt| (rtt * 2).max(ACK_WAIT_MIN)) * (1 << link.gossip.tries.min(10).saturating_sub(1));
+        link.gossip.due = Some(now + wait.clamp(MIN_GAP, ACK_WAIT_MAX));
         let (peer, due) = (link.peer, link.gossip.due);
         self.gossip_due = self.gossip_due.into_iter().chain(due).min();
         // A full queue loses it like the network does: it is not acknowledged and comes again.

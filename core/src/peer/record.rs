@@ -138,8 +138,9 @@ impl Peer {
         let now = desk.now;
         self.heard = now;
         let takes_over = slot.replaces(&self.sessions[0], &desk.local, &self.node);
-        self.sessions.push(SessionSlot { retire_at: Some(now + GRACE), ..slot });
-        if takes_over {
+        let awaited = takes_over && slot.initiator && slot.resumed_from.is_none();
+        self.sessions.push(SessionSlot { retire_at: Some(now + GRACE), awaited, ..slot });
+        if takes_over && !awaited {
             self.prefer(slot.id, desk);
         }
         self.trim_sessions(desk);
@@ -362,11 +363,12 @@ impl Peer {
         self.heard = desk.now;
         let Some(slot) = self.sessions.iter_mut().find(|slot| slot.id == session) else { return };
         slot.hear(desk.now);
+        let awaited = core::mem::take(&mut slot.awaited);
         let ours = self.sessions[0];
         if ours.id == session {
             return;
         }
-        if ours.unheard >= SESSION_DOUBT {
+        if awaited || ours.unheard >= SESSION_DOUBT {
             self.prefer(session, desk);
         } else if ours.heard + SESSION_QUIET <= desk.now && self.active().pinged + SESSION_PING <= desk.now {
             self.ping(self.active, desk);

@@ -35,6 +35,9 @@ pub(super) struct SessionSlot {
     pub(super) unheard: u8,
     /// When it may be closed, once it is not the one in use.
     pub(super) retire_at: Option<Instant>,
+    /// It is to be used as soon as the peer was heard on it: whoever began a full handshake has its session before the other end, and what is
+    /// sealed on it until then (the rest of the handshake itself, when it goes over this very link) could not be opened there.
+    pub(super) awaited: bool,
 }
 
 /// Whether of two sessions opened at the same time the one that we began is to be used: both ends take the one whose initiator has the lower node ID.
@@ -45,7 +48,7 @@ pub fn ours_is_preferred(local: &NodeId, remote: &NodeId) -> bool {
 
 impl SessionSlot {
     pub(super) const fn new(id: SessionId, initiator: bool, resumed_from: Option<SessionId>, now: Instant) -> Self {
-        Self { id, initiator, resumed_from, up: now, heard: now, unheard: 0, retire_at: None }
+        Self { id, initiator, resumed_from, up: now, heard: now, unheard: 0, retire_at: None, awaited: false }
     }
 
     /// Whether this newer session takes the place of `older`. A newer one always does, unless both were opened at the same time from opposite ends

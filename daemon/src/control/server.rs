@@ -120,7 +120,7 @@ impl ControlServer {
     }
 
     /// The next request; the descriptor is quiet again after the first `None`.
-    pub fn next(&mut self) -> Option<(Ticket, Request)> {
+    pub fn next_request(&mut self) -> Option<(Ticket, Request)> {
         let _ = self.readable.read();
         self.requests.try_recv().ok()
     }
@@ -420,7 +420,7 @@ mod tests {
             while stopped.try_recv() == Err(TryRecvError::Empty) {
                 let mut fds = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
                 let _ = poll(&mut fds, PollTimeout::from(20u16));
-                while let Some((ticket, request)) = server.next() {
+                while let Some((ticket, request)) = server.next_request() {
                     match request {
                         Request::Status { .. } => server.answer(ticket, Ok(serde_json::json!({"n": 7}))),
                         Request::Stop {} => {}

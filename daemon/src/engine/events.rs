@@ -25,12 +25,13 @@ impl<P: Plane> Engine<P> {
                 self.warn(realm, event)
             }
             Event::Resolved { .. } | Event::Echo { .. } | Event::Trace { .. } => self.answer_event(realm, event, now),
-            Event::Addresses { addresses, hosts } => {
+            Event::Addresses { addresses: _, hosts } => {
                 let Some(group) = self.groups.iter_mut().find(|group| group.realm == realm) else { return };
                 if let Some(changes) = &mut self.changes {
-                    group.set_addresses(&addresses, &hosts, changes);
+                    group.set_addresses(&hosts, changes);
                 }
             }
+            Event::Warning(text) => tracing::warn!(group = self.name_of(realm), "{text}"),
             Event::Left => {
                 if let Some(group) = self.group_of(realm) {
                     group.left = true;
@@ -124,7 +125,7 @@ impl<P: Plane> Engine<P> {
                 }
             }
             Event::Resolved { token, node: None } => {
-                let connected = self.plane.view(realm).is_some_and(|view| view.group.connected);
+                let connected = self.plane.view(realm, now).is_some_and(|view| view.group.connected);
                 if let Some(pending) = self.requests.end(token) {
                     let error = if connected {
                         ControlError::new(

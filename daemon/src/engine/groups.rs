@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use annulus_core::io::RealmSlot;
 use annulus_core::shard::table::Prefix;
@@ -11,7 +12,8 @@ use annulus_tun_bridge::Cidr;
 use annulus_tun_bridge::host::HostChanges;
 use bytes::Bytes;
 
-use crate::group_file::BootstrapHost;
+use crate::files;
+use crate::group_file::{BootstrapHost, GroupFile};
 use crate::identity::{self, Member};
 use crate::state::{GroupState, StateWriter, hex};
 
@@ -52,6 +54,8 @@ pub struct Group {
     pub names: Vec<(String, u16)>,
     /// The TUN device, if the node has addresses.
     pub device: Option<String>,
+    /// The group's networks: what the device leads to.
+    pub networks: Vec<Prefix>,
     /// The addresses that are on it.
     pub addresses: Vec<Cidr>,
     /// Whether the ring position is consistent.
@@ -63,6 +67,9 @@ pub struct Group {
     state: GroupState,
     dir: PathBuf,
     revocations: Option<Bytes>,
+    /// Where the operator may put a revocation list, and when the one that was read last had been written.
+    list: PathBuf,
+    list_read: Option<SystemTime>,
     /// When what has changed is written.
     write_at: Option<Instant>,
 }
@@ -70,17 +77,18 @@ pub struct Group {
 impl Group {
     /// Puts together what was loaded.
     #[must_use]
-    pub fn new(name: String, realm: RealmSlot, member: Member, bootstrap: &[BootstrapHost], state: GroupState, dir: PathBuf) -> Self {
-        let names = bootstrap.iter().filter_map(|host| match host {
+    pub fn new(realm: RealmSlot, member: Member, file: &GroupFile, state: GroupState, dir: PathBuf) -> Self {
+        let names = file.bootstrap.iter().filter_map(|host| match host {
             BootstrapHost::Name(name, port) => Some((name.clone(), *port)),
             BootstrapHost::Address(_) => None,
         });
         Self {
-            name,
+            name: file.name.clone(),
             realm,
             member,
             names: names.collect(),
             device: None,
+            networks: file.ipv4_network.into_iter().chain([file.ipv6_network]).collect(),
             addresses: Vec::new(),
             connected: false,
             left: false,
@@ -88,6 +96,8 @@ impl Group {
             state,
             dir,
             revocations: None,
+            list: file.revocations.clone(),
+            list_read: None,
             write_at: None,
         }
     }
@@ -128,6 +138,22 @@ impl Group {
 
     fn changed(&mut self, now: Instant) {
         self.write_at.get_or_insert(now + WRITE_DELAY);
+    }
+
+    /// The revocation list that the operator has put beside the group's file, when it is new there.
+    pub fn dropped_in_list(&mut self) -> Option<Bytes> {
+        let written = std::fs::metadata(&self.list).and_then(|meta| meta.modified()).ok()?;
+        if self.list_read == Some(written) {
+            return None;
+        }
+        self.list_read = Some(written);
+        match files::read(&self.list) {
+            Ok(bytes) => Some(bytes.into()),
+            Err(error) => {
+                tracing::warn!(group = self.name, %error, "the revocation list is not used");
+                None
+            }
+        }
     }
 
     /// When [`Self::write`] is next needed.
@@ -174,9 +200,9 @@ impl Group {
     }
 
     /// Puts the node's addresses on its device and takes others off.
-    pub fn set_addresses(&mut self, networks: &[Prefix], hosts: &[IpAddr], changes: &mut HostChanges) {
+    pub fn set_addresses(&mut self, hosts: &[IpAddr], changes: &mut HostChanges) {
         let Some(device) = &self.device else { return };
-        let wanted = interface_addresses(networks, hosts);
+        let wanted = interface_addresses(&self.networks, hosts);
         let mut failed = None;
         for old in self.addresses.iter().filter(|old| !wanted.contains(old)) {
             if let Err(error) = changes.remove_address(device, *old) {

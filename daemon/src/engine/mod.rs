@@ -14,12 +14,14 @@
 //! A token stays marked until its source had nothing left, so level- and edge-triggered waiting both work. Each turn gives every readable source the same
 //! bounded share, so that no flood on one starves the others.
 
+mod core_plane;
 mod events;
 mod groups;
 mod host;
 mod plane;
 mod requests;
 mod start;
+mod timers;
 mod view;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -28,21 +30,22 @@ use std::time::Duration;
 use annulus_core::batch::Slot;
 use annulus_core::io::{Command, RealmSlot};
 use annulus_core::pump::Received;
-use annulus_core::time::{Instant, UnixTime};
+use annulus_core::time::Instant;
 use annulus_tun_bridge::host::HostChanges;
 use annulus_tun_bridge::netlink::Monitor;
 use annulus_tun_bridge::sys;
 
-use crate::clock::{self, ClockWatch, WALL_INTERVAL};
+use crate::clock::{self, ClockWatch};
 use crate::control::server::ControlServer;
 use crate::exit::{Exit, Failure};
-use crate::resolver::{LOOK_UP_INTERVAL, Resolver};
+use crate::resolver::Resolver;
 use crate::settings::Settings;
 use crate::signals::{Signals, Wish};
 use crate::state::{StateDir, StateWriter};
 use crate::supervise::Supervision;
 
-use groups::{Concern, Group};
+pub use core_plane::CorePlane;
+use groups::Group;
 pub use host::{Device, Host};
 pub use plane::{Plane, View};
 use requests::Requests;
@@ -332,12 +335,12 @@ impl<P: Plane> Engine<P> {
     }
 
     fn obey_signals(&mut self, now: Instant) -> bool {
-        while let Some(wish) = self.signals.next() {
+        while let Some(wish) = self.signals.next_wish() {
             match (wish, &self.stage) {
                 (Wish::End, Stage::Running) => self.leave(now, "a signal"),
                 // Who asks twice does not want to wait.
                 (Wish::End, Stage::Leaving { .. } | Stage::Ended(_)) => self.stage = Stage::Leaving { until: now },
-                (Wish::Report, _) => self.report(),
+                (Wish::Report, _) => self.report(now),
             }
         }
         false
@@ -402,76 +405,6 @@ impl<P: Plane> Engine<P> {
         self.control = None;
         self.stage = Stage::Ended(exit);
         tracing::info!("ended");
-    }
-
-    fn timers(&mut self, now: Instant) {
-        if now >= self.next_clock {
-            self.check_clock(now);
-        }
-        if now >= self.next_wall {
-            self.tell_time(now);
-        }
-        if self.next_addresses.is_some_and(|due| now >= due) {
-            self.next_addresses = None;
-            let addresses = start::candidates(&self.host.sockets, &self.host.devices);
-            tracing::debug!(?addresses, "this host's addresses");
-            for group in &self.groups {
-                self.plane.command(group.realm, Command::LocalAddresses(addresses.clone()), now);
-            }
-            // A changed network is also the moment at which a name may resolve again.
-            self.next_names = now;
-        }
-        if now >= self.next_names {
-            self.next_names = now + LOOK_UP_INTERVAL;
-            for group in self.groups.iter().filter(|group| !group.names.is_empty()) {
-                let _ = self.resolver.ask(group.realm.0, group.names.clone());
-            }
-        }
-        while let Some(pending) = self.requests.expired(now) {
-            self.time_out(&pending);
-        }
-        if let Some(writer) = &self.writer {
-            for group in &mut self.groups {
-                group.write(writer, Some(now));
-            }
-        }
-        self.supervision.alive(now);
-    }
-
-    fn check_clock(&mut self, now: Instant) {
-        self.next_clock = now + CLOCK_CHECK;
-        let news = self.clock.check();
-        if news.resumed {
-            tracing::info!("this host was suspended; paths are looked after");
-            for group in &self.groups {
-                self.plane.command(group.realm, Command::Resumed, now);
-            }
-            self.next_addresses = Some(now);
-        }
-        if news.stepped || news.resumed {
-            if news.stepped {
-                tracing::info!(wall = %clock::wall(), "the clock of this host was set");
-            }
-            self.tell_time(now);
-        }
-    }
-
-    /// Tells the nodes the wall clock, never before the latest time that was seen signed.
-    fn tell_time(&mut self, now: Instant) {
-        self.next_wall = now + WALL_INTERVAL;
-        let wall = clock::wall();
-        for group in &mut self.groups {
-            let signed = UnixTime(group.state().signed_time);
-            self.plane.command(group.realm, Command::WallClock(wall.max(signed)), now);
-            let behind = (wall < signed)
-                .then(|| format!("this host's clock is {} s behind the latest time seen signed; set it", signed.saturating_since(wall)));
-            if group.concern(Concern::Clock, behind.clone())
-                && let Some(text) = behind
-            {
-                tracing::warn!(group = group.name, "{text}");
-            }
-            group.check_certificate(wall.max(signed));
-        }
     }
 
     fn group_of(&mut self, realm: RealmSlot) -> Option<&mut Group> {

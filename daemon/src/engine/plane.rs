@@ -18,7 +18,7 @@ pub trait Plane {
     /// Does what is due and says until when nothing will be.
     fn settle(&mut self, driver: &mut impl Driver, now: Instant) -> Option<(Instant, TimerKind)>;
     /// What a realm shows of itself; `None` when there is no such realm.
-    fn view(&self, realm: RealmSlot) -> Option<View>;
+    fn view(&self, realm: RealmSlot, now: Instant) -> Option<View>;
 }
 
 /// What a realm shows of itself.

@@ -65,7 +65,7 @@ pub fn gather(settings: Settings) -> Result<Parts, Failure> {
         {
             tracing::warn!(group = file.name, %error, "the stored revocation list is not used");
         }
-        groups.push(Group::new(file.name.clone(), RealmSlot(index as u8), member, &file.bootstrap, remembered, dir));
+        groups.push(Group::new(RealmSlot(index as u8), member, file, remembered, dir));
     }
     let sockets = bind(&settings, &state)?;
     let mut host = Host { sockets, ..Host::default() };

@@ -10,6 +10,7 @@ use annulus_core::io::{Event, Path, TimerKind};
 use annulus_core::pump::Driver;
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::Prefix;
+use annulus_core::time::UnixTime;
 use annulus_tun_bridge::mem::{self, MemHost};
 use std::net::UdpSocket as StdUdpSocket;
 use std::os::fd::AsFd;
@@ -67,7 +68,7 @@ impl Plane for Echoing {
         None
     }
 
-    fn view(&self, realm: RealmSlot) -> Option<View> {
+    fn view(&self, realm: RealmSlot, _now: Instant) -> Option<View> {
         let mut view = View::default();
         view.group.connected = true;
         view.peers = vec![crate::status::PeerStatus::default()];
@@ -215,6 +216,20 @@ fn nodes_are_told_time_addresses_and_resolved_names() {
                 |command| matches!(command, Command::Bootstrap(addresses) if addresses.iter().all(|address| address.port() == 9)),
             )
     });
+}
+
+#[test]
+fn a_revocation_list_beside_the_group_file_is_handed_on_once() {
+    let mut daemon = daemon(true);
+    let dir = daemon.state.parent().unwrap().join("groups.d/lab");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("revocations"), b"signed list").unwrap();
+    for _ in 0..2 {
+        daemon.engine.tell_time(clock::now());
+    }
+    let lists: Vec<&Command> =
+        daemon.engine.plane.commands.iter().filter(|command| matches!(command, Command::RevocationList(_))).collect();
+    assert_eq!(lists, [&Command::RevocationList(b"signed list".as_slice().into())]);
 }
 
 #[test]

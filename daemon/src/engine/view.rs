@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::requests::About;
 use super::{CONTROL_REQUESTS, Engine, Plane};
-use crate::clock;
 use crate::control::server::Ticket;
 use crate::control::{ControlError, ErrorCode, Request};
 use crate::status::{HostEntry, HostsAnswer, Status};
@@ -16,7 +15,7 @@ impl<P: Plane> Engine<P> {
     pub(super) fn answer_requests(&mut self, now: Instant) -> bool {
         self.take_found_names(now);
         for _ in 0..CONTROL_REQUESTS {
-            let Some((ticket, request)) = self.control.as_mut().and_then(|control| control.next()) else { return false };
+            let Some((ticket, request)) = self.control.as_mut().and_then(|control| control.next_request()) else { return false };
             self.answer_request(ticket, request, now);
         }
         true
@@ -25,12 +24,12 @@ impl<P: Plane> Engine<P> {
     fn answer_request(&mut self, ticket: Ticket, request: Request, now: Instant) {
         match request {
             Request::Status { group } => match self.realms(group.as_deref()) {
-                Ok(realms) => self.answer_with(ticket, &self.status(&realms)),
+                Ok(realms) => self.answer_with(ticket, &self.status(&realms, now)),
                 Err(error) => self.answer(ticket, Err(error)),
             },
             Request::Hosts { group } => match self.realms(group.as_deref()) {
                 Ok(realms) => {
-                    let answer = HostsAnswer { hosts: self.hosts(&realms) };
+                    let answer = HostsAnswer { hosts: self.hosts(&realms, now) };
                     self.answer_with(ticket, &answer);
                 }
                 Err(error) => self.answer(ticket, Err(error)),
@@ -84,17 +83,17 @@ impl<P: Plane> Engine<P> {
     }
 
     /// Groups and peers as they are now.
-    fn status(&self, realms: &[RealmSlot]) -> Status {
+    fn status(&self, realms: &[RealmSlot], now: Instant) -> Status {
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: self.runtime.to_owned(),
             pid: std::process::id(),
-            uptime_s: clock::now().saturating_since(self.started).as_secs(),
+            uptime_s: now.saturating_since(self.started).as_secs(),
             listen: self.host.sockets.iter().map(|socket| socket.local_address()).collect(),
             ..Status::default()
         };
         for group in self.groups.iter().filter(|group| realms.contains(&group.realm)) {
-            let Some(mut view) = self.plane.view(group.realm) else { continue };
+            let Some(mut view) = self.plane.view(group.realm, now) else { continue };
             view.group.name.clone_from(&group.name);
             view.group.device.clone_from(&group.device);
             view.group.warnings.extend(group.concerns.values().cloned());
@@ -112,19 +111,19 @@ impl<P: Plane> Engine<P> {
     }
 
     /// Members whose names and addresses are known.
-    fn hosts(&self, realms: &[RealmSlot]) -> Vec<HostEntry> {
+    fn hosts(&self, realms: &[RealmSlot], now: Instant) -> Vec<HostEntry> {
         let mut hosts = Vec::new();
         for group in self.groups.iter().filter(|group| realms.contains(&group.realm)) {
-            let known = self.plane.view(group.realm).map(|view| view.hosts).unwrap_or_default();
+            let known = self.plane.view(group.realm, now).map(|view| view.hosts).unwrap_or_default();
             hosts.extend(known.into_iter().map(|host| HostEntry { group: group.name.clone(), ..host }));
         }
         hosts
     }
 
     /// Writes to the log what `status` shows.
-    pub(super) fn report(&self) {
+    pub(super) fn report(&self, now: Instant) {
         let realms: Vec<RealmSlot> = self.groups.iter().map(|group| group.realm).collect();
-        let status = serde_json::to_string(&self.status(&realms)).expect("plain data with text keys always becomes JSON");
+        let status = serde_json::to_string(&self.status(&realms, now)).expect("plain data with text keys always becomes JSON");
         tracing::info!(status, state_dir = %self.settings.state_dir.display(), "report");
     }
 }
