@@ -49,9 +49,14 @@ impl Node {
     /// Makes IP flow to a peer: installs its session's data plane, promotes it and tells the other end.
     pub(super) fn open_data(&mut self, peer: PeerId, now: Instant) {
         let Some(session) = self.peers.session(peer) else { return };
-        if self.install(peer, session)
-            && let Some(plane) = self.data.installed.get_mut(&session)
-        {
+        if self.install(peer, session) {
+            self.announce(session, now);
+        }
+    }
+
+    /// Tells the other end that IP will flow on a session, and again until it answers.
+    fn announce(&mut self, session: SessionId, now: Instant) {
+        if let Some(plane) = self.data.installed.get_mut(&session) {
             plane.open = Some((now + OPEN_INTERVAL, OPEN_TRIES));
             self.send_open(session, false, now);
         }
@@ -93,11 +98,14 @@ impl Node {
     }
 
     /// A peer's packets are sealed on another session from now on; its data plane follows when the old one had any.
-    pub(super) fn session_changed(&mut self, peer: PeerId, session: SessionId) {
+    pub(super) fn session_changed(&mut self, peer: PeerId, session: SessionId, now: Instant) {
         if !self.data.installed.values().any(|plane| plane.peer == peer) {
             return;
         }
-        if !self.install(peer, session) && self.data.is_installed(session) {
+        if self.install(peer, session) {
+            // The other end may have been restarted meanwhile, and then knows of no data plane.
+            self.announce(session, now);
+        } else if self.data.is_installed(session) {
             self.table(TableUpdate::Promote { peer, session });
         }
     }

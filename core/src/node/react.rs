@@ -145,7 +145,7 @@ impl Node {
                 if let Some(path) = self.peers.path(peer) {
                     self.sessions.set_path(session, path);
                 }
-                self.session_changed(peer, session);
+                self.session_changed(peer, session, now);
             }
             PeerAction::CloseSession(session) => {
                 self.sessions.close(session);
