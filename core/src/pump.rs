@@ -18,6 +18,10 @@ pub const MAX_REALMS: usize = 16;
 /// Datagrams that leave in one call: what one UDP segmentation-offload send of the kernel takes at most.
 pub const MAX_RUN: usize = 64;
 
+/// Packets of one batch that the control plane takes from a shard; what is beyond is dropped and counted. A flood towards an address that nobody has
+/// then costs one batch's share of the control plane's time and no more.
+pub const MAX_PUNTS: usize = 64;
+
 /// How often a node may ask for "now" without an output in between before [`Pump::settle`] stops and lets the driver go on: a guard against a
 /// deadline that never advances, reported by [`Pump::stalls`].
 const MAX_IDLE_ROUNDS: u32 = 64;
@@ -238,14 +242,17 @@ impl Realm {
             driver.deliver(self.slot, buf, picked);
         }
         self.transmit(slots, picked, buf, driver);
+        let mut punts = 0;
         for slot in slots {
-            if let Verdict::Punt(why) = slot.verdict {
-                let bytes = &mut buf[slot.range()];
-                if why == Punt::Control {
-                    self.node.handle_datagram(slot.from, bytes, now)
-                } else {
-                    self.node.handle_punt(why, slot.from, bytes, now)
-                }
+            let Verdict::Punt(why) = slot.verdict else { continue };
+            let bytes = &mut buf[slot.range()];
+            if why == Punt::Control {
+                self.node.handle_datagram(slot.from, bytes, now);
+            } else if punts < MAX_PUNTS {
+                punts += 1;
+                self.node.handle_punt(why, slot.from, bytes, now);
+            } else {
+                self.node.refuse_punt(why);
             }
         }
     }
