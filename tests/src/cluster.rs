@@ -128,7 +128,7 @@ impl Cluster {
             Outside::V6 => (host.ipv6().into(), host.ipv6().into()),
         };
         self.group.install(&member, &home, SocketAddr::new(listen, PORT), &self.seed())?;
-        self.seed.get_or_insert(SocketAddr::new(reached, PORT));
+        self.seed.get_or_insert_with(|| SocketAddr::new(reached, PORT));
         let program = self.program(&format!("annulus-{runtime}"));
         Ok(Node { daemon: None, host, member, home, runtime, program })
     }
