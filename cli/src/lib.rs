@@ -5,6 +5,7 @@
 mod ca;
 mod configuration;
 mod control;
+mod demo;
 mod hosts;
 mod output;
 mod ping;
@@ -56,6 +57,8 @@ enum Verb {
     /// Found a group, issue and revoke certificates
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// Build a small internet with a VPN on it, in namespaces of this machine, and measure it
+    Demo(demo::Demo),
     /// Run the daemon under systemd
     #[command(subcommand)]
     Service(service::Service),
@@ -95,6 +98,8 @@ impl Target {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
+    // Hosts of the demo start this program again.
+    annulus_lab::child_main();
     // clap ends the process itself for --help, --version and wrong use (exit code 2).
     let cli = Cli::parse();
     let output = Output::new(cli.json);
@@ -107,6 +112,7 @@ pub fn run() -> ExitCode {
         Verb::Trace(verb) => verb.run(&output),
         Verb::Hosts(verb) => verb.run(&output),
         Verb::Ca(verb) => verb.run(&output),
+        Verb::Demo(verb) => verb.run(&output),
         Verb::Service(verb) => verb.run(&output),
         Verb::Config(verb) => verb.run(&output),
         Verb::Version => version(&output),
@@ -143,7 +149,9 @@ mod tests {
 
     #[test]
     fn every_verb_takes_json() {
-        for line in ["up", "down", "status", "peers", "ping x", "trace x", "hosts", "service status", "config check", "version"] {
+        for line in
+            ["up", "down", "status", "peers", "ping x", "trace x", "hosts", "demo --once", "service status", "config check", "version"]
+        {
             assert!(parse(&format!("annulus {line} --json")).unwrap().json, "{line}");
             assert!(parse(&format!("annulus --json {line}")).unwrap().json, "{line}");
         }
@@ -159,6 +167,7 @@ mod tests {
             "annulus up --workers 3",
             "annulus up --listen nowhere",
             "annulus up --wait soon",
+            "annulus demo --hosts 2",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use crate::events::{Command, Event};
-use crate::io::{Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, TimerKind, Verdict};
+use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, TimerKind, Verdict};
 use crate::node::Node;
 use crate::shard::Shard;
 use crate::time::Instant;
@@ -17,6 +17,10 @@ pub const MAX_REALMS: usize = 16;
 
 /// Datagrams that leave in one call: what one UDP segmentation-offload send of the kernel takes at most.
 pub const MAX_RUN: usize = 64;
+
+/// Packets of one batch that the control plane takes from a shard; what is beyond is dropped and counted. A flood towards an address that nobody has
+/// then costs one batch's share of the control plane's time and no more.
+pub const MAX_PUNTS: usize = 64;
 
 /// How often a node may ask for "now" without an output in between before [`Pump::settle`] stops and lets the driver go on: a guard against a
 /// deadline that never advances, reported by [`Pump::stalls`].
@@ -58,6 +62,7 @@ pub struct Scratch {
     slots: Vec<Slot>,
     realms: Vec<u8>,
     picked: Vec<Slot>,
+    early: Vec<Slot>,
 }
 
 /// Bytes of the buffer for one control output: more than the largest datagram or packet.
@@ -71,6 +76,7 @@ impl Default for Scratch {
             slots: Vec::with_capacity(1024),
             realms: Vec::with_capacity(1024),
             picked: Vec::with_capacity(1024),
+            early: Vec::with_capacity(64),
         }
     }
 }
@@ -150,6 +156,9 @@ impl Pump {
                 let slots = &mut scratch.slots[start..start + len];
                 realm.shard.open(&mut Batch { buf, slots }, now);
                 realm.carry(slots, &mut scratch.picked, buf, driver, now);
+                if collect_early(slots, &mut scratch.early) {
+                    realm.open_early(scratch, buf, driver, now);
+                }
             }
             start += len;
         }
@@ -233,16 +242,27 @@ impl Realm {
             driver.deliver(self.slot, buf, picked);
         }
         self.transmit(slots, picked, buf, driver);
+        let mut punts = 0;
         for slot in slots {
-            if let Verdict::Punt(why) = slot.verdict {
-                let bytes = &mut buf[slot.range()];
-                if why == Punt::Control {
-                    self.node.handle_datagram(slot.from, bytes, now)
-                } else {
-                    self.node.handle_punt(why, slot.from, bytes, now)
-                }
+            let Verdict::Punt(why) = slot.verdict else { continue };
+            let bytes = &mut buf[slot.range()];
+            if why == Punt::Control {
+                self.node.handle_datagram(slot.from, bytes, now);
+            } else if punts < MAX_PUNTS {
+                punts += 1;
+                self.node.handle_punt(why, slot.from, bytes, now);
+            } else {
+                self.node.refuse_punt(why);
             }
         }
+    }
+
+    /// Opens data packets that came in one batch with the control packet which installs their session.
+    fn open_early(&mut self, scratch: &mut Scratch, buf: &mut [u8], driver: &mut impl Driver, now: Instant) {
+        // The next turn would settle it all the same if this one does not become quiet.
+        let _ = self.settle(scratch, driver, now);
+        self.shard.open(&mut Batch { buf, slots: &mut scratch.early }, now);
+        self.carry(&scratch.early, &mut scratch.picked, buf, driver, now);
     }
 
     /// Sends what shall be sent, neighbours of equal size and path together.
@@ -328,6 +348,16 @@ impl Realm {
             Output::Event(event) => driver.event(self.slot, event),
         }
     }
+}
+
+/// Collects the data packets of unknown sessions that stand behind a control packet; `true` when there are any.
+fn collect_early(slots: &[Slot], early: &mut Vec<Slot>) -> bool {
+    early.clear();
+    if let Some(control) = slots.iter().position(|slot| slot.verdict == Verdict::Punt(Punt::Control)) {
+        let unknown = slots[control..].iter().filter(|slot| slot.verdict == Verdict::Drop(DropReason::UnknownIndex));
+        early.extend(unknown.map(|slot| Slot { verdict: Verdict::Pending, ..*slot }));
+    }
+    !early.is_empty()
 }
 
 const fn whole(start: usize, len: usize) -> Slot {

@@ -67,11 +67,16 @@ impl Host {
         File::open(&self.namespace)
     }
 
-    /// How to run a command on this host from a shell outside the lab.
+    /// How a command is run on this host from a shell outside the lab: what to write in front of it.
     #[must_use]
     pub fn how_to_enter(&self) -> String {
-        let pid = std::process::id();
-        format!("nsenter --user=/proc/{pid}/ns/user --preserve-credentials --net={} COMMAND", self.namespace.display())
+        // Nobody can enter the user namespace that he is in already.
+        let users = if crate::namespace::has_own_users() {
+            format!("--user=/proc/{}/ns/user --preserve-credentials ", std::process::id())
+        } else {
+            String::new()
+        };
+        format!("nsenter {users}--net={}", self.namespace.display())
     }
 
     /// Runs something on the host and waits for it: sockets and devices that it opens belong to the host for good.

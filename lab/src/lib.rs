@@ -2,7 +2,8 @@
 //!
 //! A [`Host`] is a thread in a network namespace of its own; whatever is run on it ([`Host::run`], [`Host::spawn`]) sees only that host's
 //! interfaces. An [`Internet`] is a router with one subnet per attached host. Nothing outlives the process: namespaces end with their last
-//! user, and spawned programs are killed with the thread that spawned them.
+//! user, and spawned programs are killed with the thread that spawned them. A [`Group`] and its [`Daemon`]s turn such an internet into a VPN, and
+//! [`measure`] says what crosses it.
 //!
 //! ```no_run
 //! fn main() -> anyhow::Result<()> {
@@ -21,13 +22,18 @@
 #![forbid(unsafe_code)]
 
 mod child;
+mod daemon;
+mod group;
 mod host;
 mod internet;
+pub mod measure;
 mod namespace;
 mod runner;
 
 pub use annulus_tun_bridge::Unavailable;
 pub use child::{child_main, command};
+pub use daemon::{Daemon, is_connected};
+pub use group::{Group, IPV4_NETWORK, IPV6_NETWORK, Member, wall_clock};
 pub use host::{Host, Process};
 pub use internet::{Attached, Internet};
 pub use namespace::{enter_user_namespace, probe};

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use annulus_tun_bridge::Unavailable;
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,13 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
+
+/// Whether the process is in a user namespace that it made.
+static OWN_USERS: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn has_own_users() -> bool {
+    OWN_USERS.load(Ordering::Relaxed)
+}
 
 /// Puts the process into network and mount namespaces of its own, and before that into a user namespace where it is root, if it may not do so
 /// otherwise. Call it before the first thread exists.
@@ -28,6 +36,7 @@ pub fn enter_user_namespace() -> Result<()> {
             fs::write("/proc/self/setgroups", "deny").or_else(ignore_missing)?;
             fs::write("/proc/self/uid_map", format!("0 {user} 1\n")).map_err(|error| restricted(&error))?;
             fs::write("/proc/self/gid_map", format!("0 {group} 1\n")).map_err(|error| restricted(&error))?;
+            OWN_USERS.store(true, Ordering::Relaxed);
         }
         Err(error) => return Err(forbidden(error).into()),
     }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::exit;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use annulus_tun_bridge::Unavailable;
 use anyhow::Result;
@@ -30,30 +30,42 @@ pub fn run_tests(tests: &[Test]) -> ! {
         }
         exit(0);
     }
+    let start = Instant::now();
     if chosen.is_empty() {
         say("running 0 tests");
+        say(&summary("ok", 0, 0, 0, tests.len(), start.elapsed()));
         exit(0);
     }
     if let Err(error) = crate::probe().and_then(|()| crate::enter_user_namespace()) {
         say(&format!("SKIPPED {} tests: {error:#}", chosen.len()));
+        say(&summary("ok", 0, 0, chosen.len(), tests.len() - chosen.len(), start.elapsed()));
         let required = std::env::var_os("ANNULUS_REQUIRE_LAB").is_some_and(|value| value == "1");
         // Anything but a lack of the machine is a mistake of the tests.
         exit(if error.is::<Unavailable>() && !required { 0 } else { 101 });
     }
     say(&format!("running {} tests in namespaces", chosen.len()));
-    let mut failed = 0;
+    let mut failed: usize = 0;
     for (name, test) in &chosen {
-        let start = Instant::now();
+        let begun = Instant::now();
         let outcome = match catch_unwind(AssertUnwindSafe(test)) {
             Ok(Ok(())) => "ok".to_owned(),
-            Ok(Err(error)) => format!("FAILED: {error:?}"),
+            Ok(Err(error)) => format!("FAILED: {error:#}"),
             Err(_) => "FAILED".to_owned(),
         };
-        failed += i32::from(outcome != "ok");
-        say(&format!("test {name} ... {outcome} ({:.1} s)", start.elapsed().as_secs_f32()));
+        failed += usize::from(outcome != "ok");
+        say(&format!("test {name} ... {outcome} ({:.1} s)", begun.elapsed().as_secs_f32()));
     }
-    say(&format!("test result: {} passed; {failed} failed", chosen.len() as i32 - failed));
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    say(&summary(word, chosen.len() - failed, failed, 0, tests.len() - chosen.len(), start.elapsed()));
     exit(if failed == 0 { 0 } else { 101 })
+}
+
+/// The line by which programs count libtest's results.
+fn summary(word: &str, passed: usize, failed: usize, ignored: usize, filtered: usize, time: Duration) -> String {
+    format!(
+        "test result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {filtered} filtered out; finished in {:.2}s",
+        time.as_secs_f32()
+    )
 }
 
 fn say(line: &str) {

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use annulus_lab::measure::{Echo, tcp_transfer};
 use annulus_lab::{Attached, Host, Internet, Test, command, run_tests};
 use anyhow::{Context, Result, ensure};
 
@@ -14,6 +15,8 @@ const TESTS: &[Test] = &[
     ("a_datagram_larger_than_a_cable_does_not_pass_whole", cables_have_an_mtu),
     ("a_host_that_roams_is_found_at_its_new_address_only", roaming),
     ("a_pulled_cable_cuts_off_and_a_plugged_one_joins_again", cables),
+    ("echoes_are_answered_by_hosts_that_are_there_and_no_others", echoes),
+    ("a_tcp_stream_carries_bytes_and_takes_time", streams),
     ("programs_run_on_their_host_and_die_with_it", programs),
 ];
 
@@ -105,6 +108,26 @@ fn cables() -> Result<()> {
     internet.set_cable(&b, true)?;
     ensure!(reaches(&a, &b, b.ipv4().into(), 100)?);
     ensure!(reaches(&a, &b, b.ipv6().into(), 100)?);
+    Ok(())
+}
+
+fn echoes() -> Result<()> {
+    let (internet, a, b) = two()?;
+    for target in [b.ipv4().into(), b.ipv6().into()] {
+        let mut echo = Echo::new(&a, target, 1400)?;
+        ensure!(echo.insist(Duration::from_secs(5))?.is_some(), "{target}");
+        ensure!(echo.ping(Duration::from_secs(2))?.is_some(), "{target}");
+    }
+    internet.set_cable(&b, false)?;
+    ensure!(Echo::new(&a, b.ipv4().into(), 64)?.insist(Duration::from_millis(700))?.is_none());
+    Ok(())
+}
+
+fn streams() -> Result<()> {
+    let (_internet, a, b) = two()?;
+    let transfer = tcp_transfer(&a, &b, b.ipv4().into(), Duration::from_millis(300))?;
+    ensure!(transfer.time > Duration::from_millis(200) && transfer.mbit_per_s() > 10.0, "{transfer:?}");
+    ensure!(tcp_transfer(&a, &b, a.ipv4().into(), Duration::from_millis(300)).is_err(), "b cannot listen on a's address");
     Ok(())
 }
 

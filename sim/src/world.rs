@@ -56,6 +56,8 @@ pub struct World {
     delivered: Vec<(HostId, Vec<u8>)>,
     /// What nodes told their daemons, since the last [`World::take_events`].
     told: Vec<(HostId, Event)>,
+    /// Datagrams sent to addresses that no host has.
+    undeliverable: u64,
 }
 
 impl World {
@@ -76,6 +78,7 @@ impl World {
             events: 0,
             delivered: Vec::new(),
             told: Vec::new(),
+            undeliverable: 0,
         }
     }
 
@@ -135,6 +138,12 @@ impl World {
     /// What nodes told their daemons since the last call.
     pub fn take_events(&mut self) -> Vec<(HostId, Event)> {
         core::mem::take(&mut self.told)
+    }
+
+    /// How many datagrams were sent to addresses that no host has.
+    #[must_use]
+    pub const fn undeliverable(&self) -> u64 {
+        self.undeliverable
     }
 
     /// Stops a host without a word.
@@ -211,7 +220,10 @@ impl World {
         let from = self.hosts[id as usize].address;
         let mut datagrams = core::mem::take(&mut self.effects.datagrams);
         for (to, bytes) in datagrams.drain(..) {
-            let Some(&host) = self.by_address.get(&to) else { continue };
+            let Some(&host) = self.by_address.get(&to) else {
+                self.undeliverable += 1;
+                continue;
+            };
             let (delays, copies) = self.network.carry(id, host, &mut self.rng);
             for delay in &delays[..copies] {
                 self.schedule(self.now + *delay, host, What::Arrive { from, bytes: bytes.clone() });

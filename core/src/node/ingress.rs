@@ -44,6 +44,12 @@ impl Node {
         self.react(now);
     }
 
+    /// Counts a punt that did not fit into its batch's share.
+    pub fn refuse_punt(&mut self, why: Punt) {
+        self.stats.punted(why);
+        self.stats.dropped(DropReason::QueueFull);
+    }
+
     /// Takes a hint from a shard.
     pub fn handle_event(&mut self, _shard: ShardId, event: ShardEvent, now: Instant) {
         let now = self.advance(now);

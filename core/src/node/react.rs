@@ -163,7 +163,10 @@ impl Node {
             PeerAction::Notice { peer: _, node, session: _, reason: _, time: _, text } => {
                 self.event(Event::Refused { node: Some(node), from: None, reason: text.into(), ours: true });
             }
-            PeerAction::DuplicateIdentity { path, .. } => self.event(Event::DuplicateIdentity { from: self.remote_of(path) }),
+            PeerAction::DuplicateIdentity { peer: _, node, path } => {
+                let at = self.remote_of(path).map(|remote| format!(", one of them at {remote}")).unwrap_or_default();
+                self.warn(format!("two daemons run with the identity of node {node}{at}; have a certificate issued for one of them and end the other"));
+            }
         }
     }
 

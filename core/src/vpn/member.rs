@@ -70,6 +70,8 @@ impl Vpn {
                 self.take_back(node, *prefix);
             }
         }
+        // It may have been restarted and forgotten our lease; its routes stand, so no waiting packet would ask whether it knows.
+        let knew = before.as_ref().is_some_and(|before| before.shown != Shown::No);
         let (leases, mtu) = before.map(|before| (before.leases, before.mtu)).unwrap_or_default();
         self.members.insert(node, Member { fixed: fixed.clone(), leases, shown: Shown::No, mtu });
         for prefix in fixed {
@@ -87,6 +89,9 @@ impl Vpn {
             })
             .collect();
         leased.into_iter().for_each(|(address, expires)| self.accept_lease(node, address, expires, at));
+        if knew {
+            self.is_shown(node);
+        }
         self.flush(node, at);
         self.arm();
     }

@@ -1,0 +1,83 @@
+//! Packets between applications on the hosts of a lab.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread::spawn;
+use std::time::{Duration, Instant};
+
+use annulus_lab::Host;
+use annulus_lab::measure::{Echo, unspecified};
+use anyhow::{Context, Result, anyhow, ensure};
+
+/// How long something may take the first time: addresses are looked up and keys agreed on.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Checks that an echo of IP packets of `len` bytes is answered.
+///
+/// # Errors
+/// If none is within 15 s.
+pub fn ping(from: &Host, to: IpAddr, len: usize) -> Result<Duration> {
+    Echo::new(from, to, len)?.insist(PATIENCE)?.with_context(|| format!("{to} does not answer {}'s echoes of {len} bytes", from.name()))
+}
+
+/// Checks that datagrams with `len` bytes of payload go to a host and back.
+///
+/// # Errors
+/// If none came back within 15 s, or with other contents.
+pub fn udp_exchange(from: &Host, to: &Host, address: IpAddr, len: usize) -> Result<()> {
+    let there = to.run(move || UdpSocket::bind((address, 0)))?.with_context(|| format!("{} cannot bind to {address}", to.name()))?;
+    let target = there.local_addr()?;
+    let here = from.run(move || UdpSocket::bind(SocketAddr::new(unspecified(address.is_ipv6()), 0)))??;
+    let (question, mut answer): (Vec<u8>, Vec<u8>) = (0..len).map(|index| (index as u8, !(index as u8))).unzip();
+    answer.push(0);
+    there.set_read_timeout(Some(Duration::from_millis(300)))?;
+    here.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let mut buf = vec![0; 65_536];
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        // A host without a route yet says so at once; later it has one.
+        let _ = here.send_to(&question, target);
+        let Ok((got, source)) = there.recv_from(&mut buf) else { continue };
+        ensure!(buf[..got] == question, "a datagram of {len} bytes arrived changed at {}", to.name());
+        there.send_to(&answer, source)?;
+        if let Ok(got) = here.recv(&mut buf) {
+            ensure!(buf[..got] == answer, "a datagram of {} bytes arrived changed at {}", answer.len(), from.name());
+            return Ok(());
+        }
+    }
+    Err(anyhow!("no UDP from {} to {address} and back within {} s", from.name(), PATIENCE.as_secs()))
+}
+
+/// A TCP connection: the sender's end and the receiver's end.
+///
+/// # Errors
+/// If none comes about within 15 s.
+pub fn connect(from: &Host, to: &Host, address: IpAddr) -> Result<(TcpStream, TcpStream)> {
+    let listener = to.run(move || TcpListener::bind((address, 0)))?.with_context(|| format!("{} cannot listen on {address}", to.name()))?;
+    let target = listener.local_addr()?;
+    let sender = from
+        .run(move || TcpStream::connect_timeout(&target, PATIENCE))?
+        .with_context(|| format!("no TCP from {} to {address}", from.name()))?;
+    let (receiver, _) = listener.accept()?;
+    for stream in [&sender, &receiver] {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+    }
+    Ok((sender, receiver))
+}
+
+/// Checks that bytes of a TCP stream arrive as they were sent.
+///
+/// # Errors
+/// If they do not, or the stream stands still for 15 s.
+pub fn tcp_send(from: &Host, to: &Host, address: IpAddr, len: usize) -> Result<()> {
+    let (mut sender, mut receiver) = connect(from, to, address)?;
+    let sent: Vec<u8> = (0..len).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect();
+    let expected = sent.clone();
+    let writer = spawn(move || sender.write_all(&sent));
+    let mut got = Vec::new();
+    receiver.read_to_end(&mut got).context("the TCP stream stands still")?;
+    writer.join().map_err(|_| anyhow!("the sender panicked"))??;
+    ensure!(got == expected, "{} of {len} bytes of a TCP stream arrived, or others", got.len());
+    Ok(())
+}
