@@ -175,7 +175,7 @@ impl Node {
         if let Some(session) = self.peers.session(peer) {
             self.sessions.set_path(session, path);
         }
-        self.data_path_changed(peer, path);
+        self.data_path_changed(peer, path, now);
         if kind == PathKind::Routed {
             self.overlay.link_down(peer, now);
         } else {
