@@ -20,18 +20,18 @@ use crate::input::{Input, edit};
 const NOW: UnixTime = UnixTime(1_795_334_903);
 
 /// A group, and one genuine piece of each kind.
-struct Fixture {
+pub(crate) struct Fixture {
     trust: Trust,
     ca_key: SigningKey,
     node_key: SigningKey,
-    certificates: Vec<Vec<u8>>,
-    authorities: Vec<Vec<u8>>,
-    requests: Vec<Vec<u8>>,
-    lists: Vec<Vec<u8>>,
-    texts: Vec<String>,
+    pub(crate) certificates: Vec<Vec<u8>>,
+    pub(crate) authorities: Vec<Vec<u8>>,
+    pub(crate) requests: Vec<Vec<u8>>,
+    pub(crate) lists: Vec<Vec<u8>>,
+    pub(crate) texts: Vec<String>,
 }
 
-fn fixture() -> &'static Fixture {
+pub(crate) fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| Fixture::new().expect("the names and lifetimes are allowed"))
 }

@@ -24,6 +24,7 @@ mod member;
 mod member_node;
 mod node;
 mod say;
+mod seeds;
 mod session_open;
 mod two_nodes;
 mod wire;
@@ -31,12 +32,16 @@ mod wire;
 pub use certificate::certificate;
 pub use handshake::handshake;
 pub use node::node;
+pub use seeds::seeds;
 pub use session_open::session_open;
 pub use two_nodes::two_nodes;
 pub use wire::wire;
 
-/// A target by the name of its folder in `corpus`.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+/// A target's name, which is also that of its folder in `corpus`, and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 6] = [
     ("wire", wire),
     ("certificate", certificate),
     ("handshake", handshake),

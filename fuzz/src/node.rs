@@ -214,7 +214,7 @@ impl Story {
 
     /// An IP packet: with addresses that mean something, or any bytes.
     fn packet(&self, how: u8, input: &mut Input<'_>) -> Vec<u8> {
-        if how % 8 == 0 {
+        if how.is_multiple_of(8) {
             return input.chunk().to_vec();
         }
         let mut pick = |choice: u8| {
@@ -229,7 +229,7 @@ impl Story {
                 2 => Some(IpAddr::from([10, 200, input.u8(), choice >> 4])),
                 _ => Some(IpAddr::from([0xfd00, 0xa, 0xa, 0xa, 0, 0, u16::from(input.u8()), u16::from(choice >> 4)])),
             }
-            .unwrap_or(IpAddr::from([10, 200, 0, 1]))
+            .unwrap_or_else(|| IpAddr::from([10, 200, 0, 1]))
         };
         let (source, destination) = (pick(how), pick(how.rotate_left(3)));
         let protocol = [ip::UDP, 6, 1, 58, 44, 0][usize::from(input.u8()) % 6];

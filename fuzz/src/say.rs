@@ -126,7 +126,7 @@ fn request(ids: &[NodeId], input: &mut Input<'_>) -> Vec<u8> {
 
 fn reply(ids: &[NodeId], asked: &[Asked], input: &mut Input<'_>) -> Vec<u8> {
     let of = asked.get(asked.len().wrapping_sub(1 + input.below(asked.len()))).copied();
-    let asked = of.unwrap_or(Asked { source: NodeId::default(), id: u32::from(input.u8()), method: 0 });
+    let asked = of.unwrap_or_else(|| Asked { source: NodeId::default(), id: u32::from(input.u8()), method: 0 });
     let mut body = match (input.u8() % 4, asked.method) {
         (0, _) => input.chunk().to_vec(),
         (_, 1) => connect(ids, input),

@@ -374,7 +374,7 @@ impl DataPair {
             2 => TableUpdate::Circuit { index: CIRCUIT, from: self.paths[0], to: path, next_index: None, rate: u64::from(input.u16()) },
             3 => TableUpdate::Barrier(input.u64()),
             4 => {
-                self.now = self.now + crate::member::span(input.u8() % 40);
+                self.now += crate::member::span(input.u8() % 40);
                 return;
             }
             _ => TableUpdate::Remove(match input.u8() % 8 {

@@ -13,14 +13,15 @@ use annulus_core::wire::overlay::{Connect, Status, StatusMessage, TraceAnswer, a
 use annulus_core::wire::packet::{RELAY_HEADER_LEN, RelayHeader, SEALED_HEADER_LEN, SealedHeader, rebuild_counter};
 use annulus_core::wire::routed::{MAX_CONTROL_PAYLOAD, RoutedHeader, parse_forward, wrap_forward};
 use annulus_core::wire::rpc::{ErrorReply, Reply, Request};
+use annulus_core::wire::vpn::{addresses_value, announce_reply, read_addresses_value, read_announce_reply, read_who_is, who_is};
 use annulus_core::wire::{DatagramType, PayloadKind, classify};
 
 use crate::ip::checksum;
 
 /// What the first byte of an input chooses; any other first byte means all of them.
-const PARSERS: [fn(&[u8]); 19] = [
+const PARSERS: [fn(&[u8]); 20] = [
     handshake, hello, resume, sealed, relay, ip, link, status, connect, trace, routed, forward, rpc, bundle, offer, answer, found, abort,
-    page,
+    page, vpn,
 ];
 
 /// Lets the parser that the first byte chooses read the rest, and writes again what was read.
@@ -237,6 +238,18 @@ fn abort(bytes: &[u8]) {
 fn page(bytes: &[u8]) {
     if let Ok(page) = Page::parse(bytes) {
         settles(&page, &page.body(), Page::parse, |page| page.body().to_vec());
+    }
+}
+
+fn vpn(bytes: &[u8]) {
+    if let Ok(addresses) = read_addresses_value(bytes) {
+        assert_eq!(addresses_value(&addresses), bytes);
+    }
+    if let Ok(point) = read_who_is(bytes) {
+        assert_eq!(who_is(&point), bytes);
+    }
+    if let Ok(accepted) = read_announce_reply(bytes) {
+        assert_eq!(announce_reply(accepted), bytes);
     }
 }
 

@@ -16,9 +16,10 @@ use crate::wire::PayloadKind;
 /// Relays that a datagram of ours may pass.
 pub(super) const CIRCUIT_HOPS: u8 = 3;
 
-/// How often `data open` is repeated at most, and after which time: 10 x 300 ms outlasts a burst of loss; afterwards the next packet of the host starts anew.
-const OPEN_TRIES: u8 = 10;
+/// Wait before `data open` is repeated; it doubles with each repetition up to the longest. It goes on until the other end answers or the session ends:
+/// once the data plane is installed no packet of the host comes by here any more that could start it anew.
 const OPEN_INTERVAL: Duration = Duration::from_millis(300);
+const OPEN_LONGEST: Duration = Duration::from_secs(5);
 
 /// What the shards know.
 #[derive(Debug, Default)]
@@ -31,8 +32,8 @@ pub(super) struct DataPlanes {
 struct Plane {
     peer: PeerId,
     path: Path,
-    /// When `data open` is repeated, and how often that may still happen; `None` once the peer has answered.
-    open: Option<(Instant, u8)>,
+    /// When `data open` is repeated, and how long it is waited after that; `None` once the peer has answered.
+    open: Option<(Instant, Duration)>,
 }
 
 impl DataPlanes {
@@ -57,7 +58,7 @@ impl Node {
     /// Tells the other end that IP will flow on a session, and again until it answers.
     fn announce(&mut self, session: SessionId, now: Instant) {
         if let Some(plane) = self.data.installed.get_mut(&session) {
-            plane.open = Some((now + OPEN_INTERVAL, OPEN_TRIES));
+            plane.open = Some((now + OPEN_INTERVAL, 2 * OPEN_INTERVAL));
             self.send_open(session, false, now);
         }
     }
@@ -111,13 +112,15 @@ impl Node {
     }
 
     /// A peer's packets take another path from now on.
-    pub(super) fn data_path_changed(&mut self, peer: PeerId, path: Path) {
+    pub(super) fn data_path_changed(&mut self, peer: PeerId, path: Path, now: Instant) {
         let way = self.way(peer, path);
         let sessions: Vec<SessionId> =
             self.data.installed.iter().filter(|(_, plane)| plane.peer == peer).map(|(session, _)| *session).collect();
         for session in sessions {
             let Some(plane) = self.data.installed.get_mut(&session) else { continue };
             let old = core::mem::replace(&mut plane.path, path);
+            // What was announced on the old path may never have arrived.
+            plane.open = plane.open.map(|_| (now, OPEN_INTERVAL));
             // Only a relayed way is left for a better one while it still works well: a routed one is far slower, and another is left because it is dead.
             let at_once = self.kind_of(old) != PathKind::Relay;
             self.table(TableUpdate::SetPath { session, way, at_once });
@@ -169,10 +172,8 @@ impl Node {
             .collect();
         for session in due {
             let Some(plane) = self.data.installed.get_mut(&session) else { continue };
-            plane.open = plane.open.and_then(|(_, left)| (left > 1).then(|| (now + OPEN_INTERVAL, left - 1)));
-            if plane.open.is_some() {
-                self.send_open(session, false, now);
-            }
+            plane.open = plane.open.map(|(_, wait)| (now + wait, (2 * wait).min(OPEN_LONGEST)));
+            self.send_open(session, false, now);
         }
     }
 

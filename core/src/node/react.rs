@@ -165,7 +165,9 @@ impl Node {
             }
             PeerAction::DuplicateIdentity { peer: _, node, path } => {
                 let at = self.remote_of(path).map(|remote| format!(", one of them at {remote}")).unwrap_or_default();
-                self.warn(format!("two daemons run with the identity of node {node}{at}; have a certificate issued for one of them and end the other"));
+                self.warn(format!(
+                    "two daemons run with the identity of node {node}{at}; have a certificate issued for one of them and end the other"
+                ));
             }
         }
     }
@@ -175,7 +177,7 @@ impl Node {
         if let Some(session) = self.peers.session(peer) {
             self.sessions.set_path(session, path);
         }
-        self.data_path_changed(peer, path);
+        self.data_path_changed(peer, path, now);
         if kind == PathKind::Routed {
             self.overlay.link_down(peer, now);
         } else {
