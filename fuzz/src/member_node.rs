@@ -10,14 +10,15 @@ use annulus_sim::core::session::{Origin, SessionEvent, Sessions};
 use annulus_sim::core::shard::table::{PeerId, Prefix, SessionId, TableUpdate, Way};
 use annulus_sim::core::shard::{Shard, ShardSettings};
 use annulus_sim::core::time::Instant;
+use annulus_sim::core::vpn::address::Networks;
 use annulus_sim::core::wire::PayloadKind;
 use annulus_sim::core::wire::link::LinkMessage;
-use annulus_sim::core::wire::overlay::{StatusMessage, acknowledgement};
+use annulus_sim::core::wire::overlay::{Status, StatusMessage, acknowledgement};
 use annulus_sim::core::wire::routed::{Content, RoutedHeader};
 use annulus_sim::core::wire::rpc::Request;
 use annulus_sim::world::{WALL_START, World};
 
-use crate::member::{Group, paths};
+use crate::member::{Group, group, paths};
 
 /// Datagrams that wait at a member, in each direction.
 const MAX_MAIL: usize = 64;
@@ -42,6 +43,8 @@ pub(crate) struct Member {
     node: Path,
     live: Vec<SessionId>,
     installed: Option<SessionId>,
+    /// The session on which a status was sent.
+    told: Option<SessionId>,
     outbox: Vec<Vec<u8>>,
     /// Whether pings, statuses and announcements of data are answered.
     polite: bool,
@@ -64,9 +67,16 @@ impl Member {
             node: paths(1).1[0],
             live: Vec::new(),
             installed: None,
+            told: None,
             outbox: Vec::new(),
             polite: true,
         }
+    }
+
+    /// The IPv6 address that follows from its ID.
+    pub(crate) fn own_address(&self) -> IpAddr {
+        let config = &group().config;
+        Networks { ipv4: config.ipv4_network, ipv6: config.ipv6_network }.ipv6_of(&self.id).into()
     }
 
     /// Begins a handshake with the node.
@@ -171,6 +181,13 @@ impl Member {
         }
         if let Ok(StatusMessage::Status(status)) = StatusMessage::parse(payload) {
             self.say_on(session, &acknowledgement(status.number), now);
+            // Its own says that it has joined a ring of these two: so the node joins, and asks.
+            let number = status.number.wrapping_add(1);
+            let own = Status { number, joined: true, roles: status.roles, ..Status::default() };
+            if self.told != Some(session) {
+                self.told = Some(session);
+                self.say_on(session, &own.payload(), now);
+            }
         }
         if payload == [PayloadKind::DataOpen.byte(), 0] {
             self.install(session, now);

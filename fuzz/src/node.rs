@@ -221,11 +221,7 @@ impl Story {
             let own = self.addresses.get(usize::from(choice >> 4) % self.addresses.len().max(1)).copied();
             match choice % 4 {
                 0 => own,
-                1 => self.group.members[usize::from(choice >> 4) % self.group.members.len()]
-                    .certificate()
-                    .addresses()
-                    .first()
-                    .map(|prefix| prefix.address),
+                1 => Some(self.members[usize::from(choice >> 4) % MEMBERS].own_address()),
                 2 => Some(IpAddr::from([10, 200, input.u8(), choice >> 4])),
                 _ => Some(IpAddr::from([0xfd00, 0xa, 0xa, 0xa, 0, 0, u16::from(input.u8()), u16::from(choice >> 4)])),
             }
@@ -376,5 +372,38 @@ pub(crate) fn address(input: &mut Input<'_>) -> SocketAddr {
         220..=239 => SocketAddr::from((input.array::<16>(), input.u16())),
         240..=249 => SocketAddr::from(([127, 0, 0, 1], 4242)),
         _ => SocketAddr::from(([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the targets assert is worth nothing when their inputs end at the first check.
+    #[test]
+    fn a_member_becomes_a_peer_and_its_packets_reach_the_host() {
+        let mut scratch = Scratch::default();
+        let mut story = Story::new(CryptoMode::StandIn, 0);
+        story.step(&mut scratch, |_, _, _| {});
+        story.connect(0, &mut scratch);
+        story.pass(Duration::from_secs(5), &mut scratch);
+        let node = &story.pump.realms()[0].node;
+        assert!(node.status(story.now).peers.iter().any(|peer| peer.node_id == story.members[0].id));
+        assert!(!story.members[0].asked.is_empty(), "{:?}", node.stats());
+
+        let own = story.addresses.iter().copied().find(IpAddr::is_ipv6).unwrap();
+        let packet = ip::packet(story.members[0].own_address(), own, ip::UDP, 0, b"to the host");
+        story.members[0].data(true, &packet, story.now);
+        let mut delivered = Vec::new();
+        for bytes in story.members[0].mail() {
+            let mut buf = bytes;
+            let from = Endpoint::Udp { socket: 0, remote: story.members[0].address };
+            let received = Received { start: 0, len: buf.len(), stride: buf.len(), from, ecn: Ecn(0) };
+            let effects = story.feed(&mut scratch, |story, scratch, effects| {
+                story.pump.datagrams(scratch, &mut buf, &[received], effects, story.now);
+            });
+            delivered.extend(effects.delivered);
+        }
+        assert_eq!(delivered, [packet]);
     }
 }

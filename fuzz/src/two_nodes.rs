@@ -304,3 +304,18 @@ impl<'a> Net<'a> {
         self.queue.insert((at, self.sequence), (number, what));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_arrive_in_an_undisturbed_network() {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut net = Net::new(2, Input::new(&[]));
+            net.run(Duration::from_secs(3), scratch);
+            net.heal(scratch);
+            assert!(net.addresses.iter().all(|addresses| addresses.len() == 2) && net.arrived.len() >= 2);
+        });
+    }
+}
