@@ -50,7 +50,7 @@ impl Setup {
         let shard = |own, other, keys| {
             let mut shard = Shard::new(ShardSettings::new(ShardId(0), RealmSlot(0), NonZeroU8::MIN, 1));
             shard.set_local(&[Prefix::host(own)], &[]);
-            let way = Way { path, circuit: None, routed: false, mtu: 1400, rtt: None };
+            let way = Way { path, circuit: None, routed: false, whole: u16::MAX, mtu: 1400, rtt: None };
             let (session, peer) = (SessionId(5), PeerId(3));
             let install = Install { session, peer, remote_index: 5, keys, cipher, way, rekey_at: Instant::from_secs(1_000_000) };
             for update in [

@@ -17,6 +17,8 @@ pub enum Command {
     Resumed,
     /// Local addresses (with the UDP port) at which the host may be reached; replaces the earlier list.
     LocalAddresses(Vec<SocketAddr>),
+    /// A datagram was too large for the path to this address: the system says so, by its own interface or a router's message.
+    PathTooSmall(SocketAddr),
     /// Further addresses to bootstrap from.
     Bootstrap(Vec<SocketAddr>),
     /// A newer signed revocation list, as received.

@@ -95,7 +95,7 @@ pub enum Punt {
     Service,
     /// Larger than the path that it must take.
     TooBig,
-    /// The only path is routed over the ring.
+    /// Sealed, but the path does not carry it whole: it is routed over the ring, or too small.
     Routed,
     /// A relay datagram of a circuit that this shard does not know.
     NewCircuit,

@@ -92,7 +92,7 @@ fn install(session: u32, peer: u32, swapped: bool, way: Path) -> TableUpdate {
         remote_index: session,
         keys: if swapped { DataKeys { send: other, receive: one } } else { DataKeys { send: one, receive: other } },
         cipher: if session.is_multiple_of(2) { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 },
-        way: Way { path: way, circuit: None, routed: false, mtu: 1400, rtt: None },
+        way: Way { path: way, circuit: None, routed: false, whole: u16::MAX, mtu: 1400, rtt: None },
         rekey_at: Instant::from_secs(3_600),
     }))
 }
@@ -266,7 +266,14 @@ fn tables_beyond_their_bounds_allocate_nothing_for_packets_either() {
         // Between batches the tables go on changing.
         let prefix = Prefix::host(address(round + 100_000));
         near.apply(TableUpdate::Route { prefix, peer: PeerId(1) }, now);
-        let way = Way { path: if round.is_multiple_of(2) { other } else { path }, circuit: None, routed: false, mtu: 1400, rtt: None };
+        let way = Way {
+            path: if round.is_multiple_of(2) { other } else { path },
+            circuit: None,
+            routed: false,
+            whole: u16::MAX,
+            mtu: 1400,
+            rtt: None,
+        };
         near.apply(TableUpdate::SetPath { session: SessionId(round % peers), way, at_once: false }, now);
         far.apply(TableUpdate::Barrier(u64::from(round)), now);
         made += allocations(|| {

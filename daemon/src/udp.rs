@@ -360,13 +360,13 @@ fn size_buffer(fd: BorrowedFd<'_>, force: i32, normal: i32, bytes: usize) {
     }
 }
 
-/// Sets "don't fragment" and ignores what ICMP claims about the path's MTU: the protocol probes it itself.
+/// Sets "don't fragment": what is larger than the interface or a router's message allows is refused with EMSGSIZE and counted as too big.
 fn forbid_fragments(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+        sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
         sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)
     } else {
-        sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+        sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
     }
 }
 

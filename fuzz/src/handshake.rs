@@ -226,7 +226,14 @@ impl Net {
             }
             1 => side.sessions.mark_data(session),
             2 => {
-                let way = annulus_sim::core::shard::table::Way { path: self.paths[0], circuit: None, routed: false, mtu: 1400, rtt: None };
+                let way = annulus_sim::core::shard::table::Way {
+                    path: self.paths[0],
+                    circuit: None,
+                    routed: false,
+                    whole: u16::MAX,
+                    mtu: 1400,
+                    rtt: None,
+                };
                 let _ = side.sessions.data_install(session, Default::default(), way);
             }
             3 => side.sessions.set_path(session, self.paths[input.below(ADDRESSES as usize)]),

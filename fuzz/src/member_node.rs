@@ -116,7 +116,7 @@ impl Member {
     }
 
     fn install(&mut self, session: SessionId, now: Instant) {
-        let way = Way { path: self.node, circuit: None, routed: false, mtu: 1400, rtt: None };
+        let way = Way { path: self.node, circuit: None, routed: false, whole: u16::MAX, mtu: 1400, rtt: None };
         if let Some(install) = self.sessions.data_install(session, PEER, way) {
             self.shard.apply(TableUpdate::Install(Box::new(install)), now);
             self.shard.apply(TableUpdate::Promote { peer: PEER, session }, now);

@@ -389,7 +389,7 @@ impl DataPair {
 }
 
 const fn way(path: Path) -> Way {
-    Way { path, circuit: None, routed: false, mtu: 1400, rtt: None }
+    Way { path, circuit: None, routed: false, whole: u16::MAX, mtu: 1400, rtt: None }
 }
 
 /// Clears what a router may change: the ECN bits, and with them the checksum of an IPv4 header.

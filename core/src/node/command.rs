@@ -19,6 +19,9 @@ use crate::wire::overlay::METHOD_ECHO;
 /// Addresses that peers see us at: kept at most, the one reported by most first. A host behind a handful of networks has fewer.
 const MAX_OBSERVED: usize = 8;
 
+/// Bootstrap addresses that `status` looks at; the overlay uses as many.
+const MAX_BOOTSTRAP: usize = 64;
+
 /// A trace under way.
 #[derive(Debug)]
 pub(super) struct Trace {
@@ -39,7 +42,14 @@ impl Node {
                 self.local_addresses = addresses;
                 self.tell_candidates();
             }
-            Command::Bootstrap(addresses) => self.overlay.add_bootstrap(&addresses, now),
+            Command::PathTooSmall(remote) => self.path_is_small(remote, now),
+            Command::Bootstrap(addresses) => {
+                self.overlay.add_bootstrap(&addresses, now);
+                self.bootstrap.extend(addresses);
+                self.bootstrap.sort_unstable();
+                self.bootstrap.dedup();
+                self.bootstrap.truncate(MAX_BOOTSTRAP);
+            }
             Command::RevocationList(signed) => self.revocations(signed, now),
             Command::Certificate(der) => self.renewed(&der, now),
             Command::RestoreLease(lease) => self.restore_lease(&lease, now),

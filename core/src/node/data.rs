@@ -3,14 +3,16 @@
 //! The end that wants to send says so in a sealed `data open` message just in front of its first data packet; the other end installs its data plane and
 //! acknowledges. The message is repeated until then, so that its loss costs a moment and never the session.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
 use super::{Node, Queued};
-use crate::io::{Path, Reinject, TimerKind};
+use crate::io::{DropReason, Endpoint, Path, Reinject, TimerKind};
 use crate::peer::PathKind;
 use crate::shard::table::{PeerId, Prefix, Removal, SessionId, ShardEvent, TableUpdate, Way};
 use crate::time::Instant;
+use crate::timers::earlier;
 use crate::wire::PayloadKind;
 
 /// Relays that a datagram of ours may pass.
@@ -21,9 +23,18 @@ pub(super) const CIRCUIT_HOPS: u8 = 3;
 const OPEN_INTERVAL: Duration = Duration::from_millis(300);
 const OPEN_LONGEST: Duration = Duration::from_secs(5);
 
+/// Largest inner packet that fits whole through a path of 1,280 bytes, the least that IPv6 allows: less 48 of UDP and IPv6, 24 of ours, 4 of a relay.
+const SMALL_WHOLE: u16 = 1204;
+/// How long a path counts as small after it proved so; then one packet tries again (RFC 8201 asks for at least 5 minutes).
+const SMALL_LIFE: Duration = Duration::from_secs(600);
+/// Small paths that are remembered at most; what is beyond proves small again at its next large packet.
+const MAX_SMALL: usize = 256;
+
 /// What the shards know.
 #[derive(Debug, Default)]
 pub(super) struct DataPlanes {
+    /// Paths that have proven too small for a full packet, and until when that counts.
+    small: BTreeMap<Path, Instant>,
     installed: BTreeMap<SessionId, Plane>,
     routes: BTreeMap<Prefix, PeerId>,
 }
@@ -38,7 +49,8 @@ struct Plane {
 
 impl DataPlanes {
     pub(super) fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
-        self.installed.values().filter_map(|plane| plane.open).map(|(due, _)| (due, TimerKind::Pending)).min()
+        let opens = self.installed.values().filter_map(|plane| plane.open).map(|(due, _)| (due, TimerKind::Pending)).min();
+        earlier(opens, self.small.values().map(|until| (*until, TimerKind::Housekeeping)).min())
     }
 
     pub(super) fn is_installed(&self, session: SessionId) -> bool {
@@ -163,6 +175,11 @@ impl Node {
     }
 
     pub(super) fn data_due(&mut self, now: Instant) {
+        let over: Vec<Path> = self.data.small.iter().filter(|(_, until)| **until <= now).map(|(path, _)| *path).collect();
+        for path in over {
+            self.data.small.remove(&path);
+            self.publish_ways(path);
+        }
         let due: Vec<SessionId> = self
             .data
             .installed
@@ -174,6 +191,36 @@ impl Node {
             let Some(plane) = self.data.installed.get_mut(&session) else { continue };
             plane.open = plane.open.map(|(_, wait)| (now + wait, (2 * wait).min(OPEN_LONGEST)));
             self.send_open(session, false, now);
+        }
+    }
+
+    /// A datagram did not fit through the path to this address.
+    pub(super) fn path_is_small(&mut self, remote: SocketAddr, now: Instant) {
+        let Some(path) = self.paths.find(&Endpoint::Udp { socket: 0, remote }) else { return };
+        if self.data.small.len() < MAX_SMALL && self.data.small.insert(path, now + SMALL_LIFE).is_none() {
+            self.publish_ways(path);
+        }
+    }
+
+    /// Tells the shards anew what fits through a path.
+    fn publish_ways(&mut self, path: Path) {
+        let users: Vec<(SessionId, PeerId)> =
+            self.data.installed.iter().filter(|(_, plane)| plane.path == path).map(|(session, plane)| (*session, plane.peer)).collect();
+        for (session, peer) in users {
+            let way = self.way(peer, path);
+            self.table(TableUpdate::SetPath { session, way, at_once: true });
+        }
+    }
+
+    /// Sends a sealed data packet that its path does not carry whole: in parts, as a routed message, over the ring or over the small link itself.
+    pub(super) fn send_in_parts(&mut self, path: Path, datagram: &[u8], now: Instant) {
+        let node = match self.paths.resolve(path) {
+            Some(Endpoint::Routed(node)) => Some(node),
+            _ => self.data.installed.values().find(|plane| plane.path == path).and_then(|plane| self.peers.node(plane.peer)),
+        };
+        let sent = node.ok_or(DropReason::NoPath).and_then(|node| self.overlay.send_datagram(node, datagram, now));
+        if let Err(reason) = sent {
+            self.stats.dropped(reason);
         }
     }
 
@@ -213,10 +260,13 @@ impl Node {
         let rtt = self.peers.rtt(peer);
         let mtu = self.config.tunnel_mtu;
         match self.paths.resolve(path) {
-            Some(crate::io::Endpoint::Circuit { via, circuit }) => {
-                Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, mtu, rtt }
+            Some(Endpoint::Circuit { via, circuit }) => {
+                Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, whole: u16::MAX, mtu, rtt }
             }
-            _ => Way { path, circuit: None, routed: self.kind_of(path) == PathKind::Routed, mtu, rtt },
+            _ => {
+                let whole = if self.data.small.contains_key(&path) { SMALL_WHOLE } else { u16::MAX };
+                Way { path, circuit: None, routed: self.kind_of(path) == PathKind::Routed, whole, mtu, rtt }
+            }
         }
     }
 }

@@ -27,14 +27,7 @@ impl Node {
                 let mut bytes = packet.to_vec();
                 self.datagram(path, &mut bytes, now);
             }
-            Punt::Routed => match self.paths.resolve(path) {
-                Some(Endpoint::Routed(node)) => {
-                    if let Err(reason) = self.overlay.send_datagram(node, packet, now) {
-                        self.stats.dropped(reason);
-                    }
-                }
-                _ => self.stats.dropped(DropReason::NoPath),
-            },
+            Punt::Routed => self.send_in_parts(path, packet, now),
             Punt::NoSession | Punt::NoAddress | Punt::Service | Punt::TooBig => {
                 self.vpn_packet(why, packet, now);
             }

@@ -18,7 +18,7 @@ pub struct NodeStatus {
     pub group: String,
     /// Its virtual addresses.
     pub addresses: Vec<IpAddr>,
-    /// Whether its ring position is consistent (a lone node's is).
+    /// Whether its ring position is consistent. A lone node's is, unless it has bootstrap addresses of others and none has answered.
     pub connected: bool,
     /// Estimated number of nodes in the ring, itself included.
     pub ring_size_estimate: u64,

@@ -54,7 +54,7 @@ impl Node {
             user: certificate.user().to_owned(),
             group: certificate.group_name().to_owned(),
             addresses: self.own_addresses(),
-            connected: self.is_joined(),
+            connected: self.is_joined() && !self.is_cut_off(),
             ring_size_estimate: size,
             certificate_ends: certificate.not_after().0,
             warnings: self.warnings(now),
@@ -111,9 +111,17 @@ impl Node {
         }
     }
 
+    /// Whether others are to be found by a bootstrap address that is not our own, and nobody was.
+    fn is_cut_off(&self) -> bool {
+        self.peers.is_empty() && self.bootstrap.iter().any(|address| !self.local_addresses.contains(address))
+    }
+
     /// What an operator should look at.
     fn warnings(&self, now: Instant) -> Vec<String> {
         let mut warnings = Vec::new();
+        if self.is_joined() && self.is_cut_off() {
+            warnings.push("alone: no bootstrap address has answered; this node goes on trying".to_owned());
+        }
         if self.clock.is_behind(now) {
             warnings.push("the host's clock is behind the latest time signed by the group: set it".to_owned());
         }

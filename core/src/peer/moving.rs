@@ -148,6 +148,9 @@ impl Peer {
         self.roam = None;
         if self.active().heard < roam.since && self.path(roam.path).is_some_and(|state| state.proven && !state.is_doubtful()) {
             self.switch(roam.path, "the peer moved", desk);
+            if self.rivals.note(roam.path, desk.now) {
+                desk.actions.push_back(PeerAction::DuplicateIdentity { peer: desk.id, node: self.node, path: roam.path });
+            }
         } else {
             self.consider(roam.path, desk);
         }

@@ -12,7 +12,7 @@ const SPAN: Duration = Duration::from_secs(600);
 /// Returns to the other's path that are enough: a, b, a, b. A daemon that moved does not start anew from where it was, twice.
 const RETURNS: u8 = 2;
 
-/// From where a node began its last sessions.
+/// From where a node began its last sessions, or seemed to be with one that it had: two daemons that both have a session are each heard at every keep-alive.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rivals {
     last: Path,
@@ -23,7 +23,7 @@ pub(super) struct Rivals {
 }
 
 impl Rivals {
-    /// Notes that the peer began a new session (not a resumed one) on `path`. True when two daemons seem to take turns; then it starts over.
+    /// Notes that the peer began a new session (not a resumed one) on `path`, or moved there. True when two daemons seem to take turns; then it starts over.
     pub(super) fn note(&mut self, path: Path, now: Instant) -> bool {
         if path == self.last {
             self.latest = now;

@@ -70,15 +70,16 @@ impl Shard {
         buf[packet.end..packet.end + TAILROOM].copy_from_slice(&tag);
         let mut start = packet.start - SEALED_HEADER_LEN;
         buf[start..packet.start].copy_from_slice(&sealed);
-        if let (Some((circuit, hops_left)), false) = (way.circuit, way.routed) {
+        if let (Some((circuit, hops_left)), false) = (way.circuit, way.routed || slot.len > way.whole) {
             start -= RELAY_HEADER_LEN;
             buf[start..start + RELAY_HEADER_LEN].copy_from_slice(&RelayHeader { hops_left, circuit }.bytes());
         }
         self.news.note(session, found.place, 0, u64::from(slot.len));
+        let in_parts = way.routed || slot.len > way.whole;
         slot.len = (packet.end + TAILROOM - start) as u16;
         slot.start = start as u32;
         slot.ecn = header.ecn();
-        if way.routed {
+        if in_parts {
             slot.from = way.path;
             return Ok(Verdict::Punt(Punt::Routed));
         }

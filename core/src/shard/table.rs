@@ -85,6 +85,9 @@ pub struct Way {
     pub circuit: Option<(u32, u8)>,
     /// Whether `path` is routed over the ring.
     pub routed: bool,
+    /// Largest inner packet in bytes that the datagrams of this way carry whole. A larger one is sealed and punted with
+    /// [`Punt::Routed`](crate::io::Punt::Routed): the control plane sends it in two parts.
+    pub whole: u16,
     /// Largest inner packet in bytes that this way carries; larger ones are punted with [`Punt::TooBig`](crate::io::Punt::TooBig).
     pub mtu: u16,
     /// The peer's round-trip time on it, if known: a flow may move to another way after a gap of this length.

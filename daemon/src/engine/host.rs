@@ -11,6 +11,9 @@ use annulus_tun_bridge::Tun;
 use crate::group_file::MAX_GROUPS;
 use crate::udp::UdpSocket;
 
+/// Addresses that are told to the nodes as too small in one turn; further ones are refused again by the system and come with the next.
+const MAX_SMALL: usize = 16;
+
 /// A realm's TUN device.
 #[derive(Debug)]
 pub struct Device {
@@ -31,6 +34,8 @@ pub struct Host {
     pub events: VecDeque<(RealmSlot, Event)>,
     /// Datagrams and packets that the system did not take, by realm for packets and in the first place for datagrams.
     pub dropped: [u64; MAX_GROUPS],
+    /// Where datagrams were too big for the path since the last turn; at most [`MAX_SMALL`].
+    pub small: Vec<SocketAddr>,
     /// Why the daemon cannot go on: a socket or device is gone.
     pub broken: Option<String>,
 }
@@ -56,7 +61,12 @@ impl Driver for Host {
         };
         let Some(socket) = self.socket_for(remote) else { return self.lose(0, slots.len()) };
         match socket.send(remote, buf, slots) {
-            Ok(sent) => self.lose(0, sent.dropped),
+            Ok(sent) => {
+                self.lose(0, sent.dropped);
+                if sent.too_big > 0 && self.small.len() < MAX_SMALL && !self.small.contains(&remote) {
+                    self.small.push(remote);
+                }
+            }
             Err(error) => {
                 self.broken.get_or_insert_with(|| format!("the UDP socket is broken: {error}"));
             }

@@ -153,7 +153,7 @@ fn news_of_a_revocation_ends_live_sessions_and_leaves_one_notice() {
 }
 
 fn way() -> Way {
-    Way { path: path_to(1), circuit: None, routed: false, mtu: 1400, rtt: None }
+    Way { path: path_to(1), circuit: None, routed: false, whole: u16::MAX, mtu: 1400, rtt: None }
 }
 
 /// An m1 from `number`, which nobody follows up.

@@ -15,7 +15,7 @@ fn count(net: &Net, kind: Kind) -> usize {
 }
 
 fn way() -> Way {
-    Way { path: path_to(1), circuit: None, routed: false, mtu: 1400, rtt: None }
+    Way { path: path_to(1), circuit: None, routed: false, whole: u16::MAX, mtu: 1400, rtt: None }
 }
 
 fn resumptions(net: &Net, end: usize) -> Vec<(SessionId, Option<SessionId>, bool)> {

@@ -28,7 +28,7 @@ fn path(n: u32) -> Path {
 }
 
 fn way(to: Path) -> Way {
-    Way { path: to, circuit: None, routed: false, mtu: 1400, rtt: None }
+    Way { path: to, circuit: None, routed: false, whole: u16::MAX, mtu: 1400, rtt: None }
 }
 
 fn ms(n: u64) -> Instant {
