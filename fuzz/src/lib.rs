@@ -5,12 +5,12 @@
 //!
 //! | target | what is fed | what must hold |
 //! | --- | --- | --- |
-//! | [`wire`] | bytes to each parser of `core::wire` | what is read is written again as the same bytes, or reads alike |
-//! | [`certificate`] | certificates, requests, lists, PEM: raw, edited, edited and signed again | what is accepted has one encoding and keeps the profile |
-//! | [`handshake`] | datagrams under the realm's MAC to three nodes' `Sessions`: genuine, reordered, edited, invented | nobody is taken for another, answers are not larger than questions, a later handshake succeeds |
-//! | [`session_open`] | sealed packets, edited, cut, replayed, spliced; real crypto | what was sealed opens once and unchanged, nothing else opens |
-//! | [`node`] | a whole node: datagrams of strangers and of a malicious member, packets, orders, times | no stall, deadlines lie ahead, strangers get no more bytes than they sent |
-//! | [`two_nodes`] | the network between two or three whole nodes | packets arrive unchanged, at most once; when the faults stop the ring heals |
+//! | [`wire()`] | bytes to each parser of `core::wire` | what is read is written again as the same bytes, or reads alike |
+//! | [`certificate()`] | certificates, requests, lists, PEM: raw, edited, edited and signed again | what is accepted has one encoding and keeps the profile |
+//! | [`handshake()`] | datagrams under the realm's MAC to three nodes' `Sessions`: genuine, reordered, edited, invented | nobody is taken for another, answers are not larger than questions, a later handshake succeeds |
+//! | [`session_open()`] | sealed packets, edited, cut, replayed, spliced; real crypto | what was sealed opens once and unchanged, nothing else opens |
+//! | [`node()`] | a whole node: datagrams of strangers and of a malicious member, packets, orders, times | no stall, deadlines lie ahead, strangers get no more bytes than they sent |
+//! | [`two_nodes()`] | the network between two or three whole nodes | packets arrive unchanged, at most once; when the faults stop the ring heals |
 
 #![forbid(unsafe_code)]
 

@@ -54,7 +54,11 @@ fn packet(from: Ipv6Addr, to: Ipv6Addr, number: u32) -> Vec<u8> {
 }
 
 fn numbers(delivered: &[(HostId, Vec<u8>)], host: HostId) -> Vec<u32> {
-    delivered.iter().filter(|(to, _)| *to == host).filter_map(|(_, bytes)| bytes.last_chunk::<4>().map(|last| u32::from_be_bytes(*last))).collect()
+    delivered
+        .iter()
+        .filter(|(to, _)| *to == host)
+        .filter_map(|(_, bytes)| bytes.last_chunk::<4>().map(|last| u32::from_be_bytes(*last)))
+        .collect()
 }
 
 /// Sends a packet from 0 to 1 every `gap` for `count` packets and returns what arrived.
@@ -135,7 +139,9 @@ fn a_certificate_that_ends_ends_its_sessions_and_both_sides_say_so() {
     world.take_events();
     world.run(Duration::from_secs(120));
     let events = world.take_events();
-    let refused = |host: HostId, ours: bool| events.iter().any(|(id, event)| *id == host && matches!(event, Event::Refused { ours: told, .. } if *told == ours));
+    let refused = |host: HostId, ours: bool| {
+        events.iter().any(|(id, event)| *id == host && matches!(event, Event::Refused { ours: told, .. } if *told == ours))
+    };
     assert!(refused(0, false), "the member notes whom it refuses: {events:?}");
     assert!(refused(1, true), "the refused one is told: {events:?}");
     assert!(events.iter().any(|(id, event)| *id == 0 && matches!(event, Event::PeerDown { .. })));

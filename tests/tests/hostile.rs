@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use annulus_lab::{Host, Test, run_tests};
+use annulus_lab::{Attached, Host, Test, run_tests};
 use annulus_tests::cluster::{Cluster, Node, PORT, Runtime};
 use annulus_tests::traffic::{ping, tcp_send, udp_exchange};
 use annulus_tests::wire::{Capture, Fuzz, ask, contains, udp_payload};
@@ -123,8 +123,17 @@ fn silence() -> Result<()> {
     Ok(())
 }
 
-/// Two connected nodes, the datagrams that they exchanged, and a host of an attacker.
-fn under_attack(runtime: Runtime) -> Result<(Cluster, Node, Node, annulus_lab::Attached, Vec<Vec<u8>>)> {
+/// Two connected nodes, the packets that they exchanged, and a host of an attacker.
+struct Attack {
+    ann: Node,
+    bob: Node,
+    eve: Attached,
+    packets: Vec<Vec<u8>>,
+    // Dropped last: the hosts stand on it.
+    _cluster: Cluster,
+}
+
+fn under_attack(runtime: Runtime) -> Result<Attack> {
     let mut cluster = Cluster::new(PROGRAM)?;
     let capture = Capture::start(cluster.internet.router())?;
     let ann = cluster.node("ann", runtime)?;
@@ -137,7 +146,7 @@ fn under_attack(runtime: Runtime) -> Result<(Cluster, Node, Node, annulus_lab::A
     }
     let eve = cluster.internet.attach("eve", 1500)?;
     let packets = capture.stop()?;
-    Ok((cluster, ann, bob, eve, packets))
+    Ok(Attack { ann, bob, eve, packets, _cluster: cluster })
 }
 
 /// Sends bad datagrams for so long; returns how many.
@@ -158,7 +167,7 @@ fn pelt(socket: &UdpSocket, to: SocketAddr, fuzz: &mut Fuzz, time: Duration) -> 
 const GROWTH_KB: u64 = 4096;
 
 fn flood(runtime: Runtime) -> Result<()> {
-    let (_cluster, mut ann, mut bob, eve, packets) = under_attack(runtime)?;
+    let Attack { mut ann, mut bob, eve, packets, _cluster } = under_attack(runtime)?;
     let real: Vec<Vec<u8>> =
         packets.iter().filter_map(|packet| udp_payload(packet)).filter(|payload| !payload.is_empty()).map(<[u8]>::to_vec).collect();
     ensure!(real.len() > 50);

@@ -37,7 +37,7 @@ fn main() {
 const NOTICE: Duration = Duration::from_secs(60);
 
 /// How long twins may go unnoticed: each must lose its sessions to the other a few times.
-const TWINS: Duration = Duration::from_secs(240);
+const TWINS: Duration = Duration::from_secs(150);
 
 fn two(one: Runtime, other: Runtime) -> Result<(Cluster, Node, Node)> {
     let mut cluster = Cluster::new(PROGRAM)?;

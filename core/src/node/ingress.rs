@@ -76,7 +76,7 @@ impl Node {
         let wall = self.clock.now(now);
         let origin = self.paths.resolve(from).map_or(Origin::Hop(Path::NONE), |endpoint| Origin::of(&endpoint));
         let result = self.sessions.handle_handshake(from, origin, bytes, now, wall);
-        if result == Err(DropReason::WrongRealm) {
+        if matches!(result, Err(DropReason::WrongRealm | DropReason::Malformed)) {
             self.note_stranger(from, now);
         }
         result

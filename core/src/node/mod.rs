@@ -5,12 +5,13 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | [`mod@ingress`] | datagrams and punts in: opened, and handed to the machine that owns their kind |
-//! | [`mod@react`] | actions out of the machines, carried to where they go |
-//! | [`mod@dial`] | attempts to reach a node on several paths at once |
-//! | [`mod@data`] | data planes: when a session gets one, and which routes the shards know |
-//! | [`mod@command`] | orders of the daemon |
-//! | [`mod@status`] | what an operator sees |
+//! | `ingress` | datagrams and punts in: opened, and handed to the machine that owns their kind |
+//! | `services`, `member` | what runs on top of the ring: requests and replies of DHT and VPN, members and their addresses |
+//! | `react` | actions out of the machines, carried to where they go |
+//! | `dial` | attempts to reach a node on several paths at once |
+//! | `data` | data planes: when a session gets one, and which routes the shards know |
+//! | `command` | orders of the daemon |
+//! | `status` | what an operator sees |
 
 mod clock;
 mod command;

@@ -165,7 +165,9 @@ impl Node {
             }
             PeerAction::DuplicateIdentity { peer: _, node, path } => {
                 let at = self.remote_of(path).map(|remote| format!(", one of them at {remote}")).unwrap_or_default();
-                self.warn(format!("two daemons run with the identity of node {node}{at}; have a certificate issued for one of them and end the other"));
+                self.warn(format!(
+                    "two daemons run with the identity of node {node}{at}; have a certificate issued for one of them and end the other"
+                ));
             }
         }
     }
