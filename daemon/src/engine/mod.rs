@@ -364,7 +364,7 @@ impl<P: Plane> Engine<P> {
         // An event may lead to an order, and that to an event; the orders of one turn are few, so this ends.
         loop {
             self.due = self.plane.settle(&mut self.host, now).map(|(due, _)| due);
-            if self.host.events.is_empty() {
+            if self.host.events.is_empty() && self.host.small.is_empty() {
                 break;
             }
             self.carry_events(now);
