@@ -187,8 +187,14 @@ fn read_keys(path: &Path) -> Result<NodeKeys, Failure> {
 
 /// A fixed address of the group's networks lies in them as a host's, and belongs to one node.
 fn check_addresses(keep: &Keep, profile: &Profile, issued: &[Certificate], keys: &NodeKeys) -> Result<(), Failure> {
+    let networks: Vec<Prefix> =
+        keep.text.ipv4_network.iter().chain([&keep.text.ipv6_network]).filter_map(|text| parse_prefix(text)).collect();
     for address in &profile.addresses {
-        for network in keep.text.ipv4_network.iter().chain([&keep.text.ipv6_network]).filter_map(|text| parse_prefix(text)) {
+        if address.is_host() && !networks.iter().any(|network| network.contains(address.address)) {
+            let known: Vec<String> = networks.iter().map(Prefix::to_string).collect();
+            return Err(Failure::usage(format!("{} lies outside of the group's networks, {}", address.address, known.join(" and "))));
+        }
+        for network in &networks {
             let within = network.contains(address.address) && address.len >= network.len;
             let ends = address.is_host() && network.address.is_ipv4() && within && {
                 let std::net::IpAddr::V4(v4) = address.address else { continue };

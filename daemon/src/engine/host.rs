@@ -34,7 +34,7 @@ pub struct Host {
     pub events: VecDeque<(RealmSlot, Event)>,
     /// Datagrams and packets that the system did not take, by realm for packets and in the first place for datagrams.
     pub dropped: [u64; MAX_GROUPS],
-    /// Where datagrams were too big for the path since the last turn; at most [`MAX_SMALL`].
+    /// Where datagrams were too big for the path since the last turn; at most 16.
     pub small: Vec<SocketAddr>,
     /// Why the daemon cannot go on: a socket or device is gone.
     pub broken: Option<String>,
