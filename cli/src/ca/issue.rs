@@ -88,7 +88,7 @@ impl Issue {
                 "the name {} is taken by a node of {} (until {}); choose another one, or revoke it first: annulus ca revoke {}",
                 self.node,
                 holder.user(),
-                holder.not_after(),
+                annulus_core::group::utc(&holder.not_after()),
                 self.node
             )));
         }

@@ -87,4 +87,5 @@ pub use roles::{ParseRolesError, Roles};
 pub use secrets::{GroupId, NodeIdSecret, RealmKey, SALT_LEN, key_fingerprint, node_id};
 pub use signature::{CONTEXT_REVOCATIONS, SIGNATURE_LEN};
 pub use trust::{MAX_CAS, Trust, TrustError};
+pub use validity::{Utc, utc};
 pub use x509::{MAX_CERTIFICATE_LEN, MAX_SERIAL_LEN};

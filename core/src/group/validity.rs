@@ -12,10 +12,12 @@ use crate::time::UnixTime;
 const LAST: u64 = 253_402_300_799;
 
 /// A time in the form that people read.
-pub(super) struct Utc(UnixTime);
+#[derive(Clone, Copy, Debug)]
+pub struct Utc(UnixTime);
 
-/// `time` for an error text.
-pub(super) const fn utc(time: &UnixTime) -> Utc {
+/// `time` for a text that people read.
+#[must_use]
+pub const fn utc(time: &UnixTime) -> Utc {
     Utc(*time)
 }
 
