@@ -256,7 +256,14 @@ fn clone() -> Result<()> {
     ensure!(status.code() == Some(1), "{status}");
     clone.kill()?;
     clone.start(&["--adopt-state"])?;
-    clone.connected()?;
+    // It runs as the node whose state it is, and says that the one that it begins with is not there.
+    let id = ann.member.certificate.node_id().to_string();
+    clone.daemon()?.wait_for("running with the adopted state", Duration::from_secs(40), |status| {
+        status
+            .groups
+            .iter()
+            .any(|group| group.node_id == id && !group.connected && group.warnings.iter().any(|warning| warning.contains("alone")))
+    })?;
     Ok(())
 }
 
