@@ -43,7 +43,7 @@ pub(super) struct SessionSlot {
 /// Whether of two sessions opened at the same time the one that we began is to be used: both ends take the one whose initiator has the lower node ID.
 #[must_use]
 pub fn ours_is_preferred(local: &NodeId, remote: &NodeId) -> bool {
-    local < remote
+    crate::session::preferred(local, remote)
 }
 
 impl SessionSlot {

@@ -2,15 +2,14 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::wire::ip::{PROTOCOL_ICMP, PROTOCOL_ICMPV6};
+
 /// Longest ICMP error about an IPv4 packet, its own header included (RFC 1812, section 4.3.2.3).
 const MAX_ERROR_V4: usize = 576;
 /// Longest ICMPv6 error, its own header included: the smallest IPv6 MTU (RFC 4443, section 2.4 c).
 const MAX_ERROR_V6: usize = 1_280;
 /// Extension headers that are looked through for the upper protocol; packets with more get no error.
 const MAX_EXTENSIONS: usize = 8;
-
-const PROTOCOL_ICMP: u8 = 1;
-const PROTOCOL_ICMPV6: u8 = 58;
 
 /// What the slow path needs of an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
