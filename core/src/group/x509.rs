@@ -106,10 +106,7 @@ pub(super) fn common(certificate: &x509_cert::Certificate) -> Result<Common, Cer
     if tbs.issuer_unique_id().is_some() || tbs.subject_unique_id().is_some() {
         return Err(BadProfile("unique identifier"));
     }
-    let serial = tbs.serial_number().as_bytes();
-    if serial.len() > MAX_SERIAL_LEN || serial.first().is_none_or(|first| *first >= 0x80) || serial == [0] {
-        return Err(BadProfile("serial number"));
-    }
+    let serial = serial_number(tbs.serial_number().as_bytes()).ok_or(BadProfile("serial number"))?;
     let (not_before, not_after) = validity::decode(tbs.validity()).ok_or(BadProfile("validity"))?;
     Ok(Common {
         serial: serial.into(),
@@ -118,6 +115,16 @@ pub(super) fn common(certificate: &x509_cert::Certificate) -> Result<Common, Cer
         not_before,
         not_after,
     })
+}
+
+/// The magnitude of a positive DER integer, without the zero byte that stands before a set top bit: revocation lists name
+/// it so. `None` for zero, negative numbers and what is longer than RFC 5280 section 4.1.2.2 allows.
+fn serial_number(integer: &[u8]) -> Option<&[u8]> {
+    if integer.len() > MAX_SERIAL_LEN || *integer.first()? >= 0x80 {
+        return None;
+    }
+    let magnitude = if integer[0] == 0 { &integer[1..] } else { integer };
+    (magnitude.first()? != &0).then_some(magnitude)
 }
 
 /// The extensions of a certificate or request. None stands twice, and none that is critical is unknown.
@@ -262,4 +269,18 @@ pub(super) fn build(
     };
     let builder = CertificateBuilder::new(draft, serial, validity::encode(not_before, not_after), info).expect("the draft is complete");
     encode(&builder.build::<_, ed25519_dalek::Signature>(signer).expect("signing with a key at hand does not fail"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_named_without_its_sign_byte() {
+        assert_eq!(serial_number(&[0x00, 0x80, 0x01]), Some(&[0x80, 0x01][..]));
+        assert_eq!(serial_number(&[0x7f]), Some(&[0x7f][..]));
+        for refused in [&[][..], &[0], &[0x80, 0x01], &[0, 0, 1], &[1; MAX_SERIAL_LEN + 1]] {
+            assert_eq!(serial_number(refused), None, "{refused:02x?}");
+        }
+    }
 }
