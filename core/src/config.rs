@@ -1,7 +1,9 @@
 //! What a node is told at its start.
 
+use core::fmt;
 use core::net::SocketAddr;
 use core::num::NonZeroU8;
+use core::str::FromStr;
 use core::time::Duration;
 
 use crate::io::RealmSlot;
@@ -12,10 +14,51 @@ pub const TUNNEL_MTU: u16 = 1400;
 
 /// Which rule decides which links a node wants and which link brings a packet closer. All nodes of a realm agree on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum GeometryKind {
     /// Ring with harmonically distributed shortcuts (Manku, Bawa, Raghavan 2003).
     #[default]
-    Symphony,
+    Symphony = 0,
+    /// Ring with fingers to the successors of `n + 2^i` (Stoica, Morris, Karger, Kaashoek, Balakrishnan 2001).
+    Chord = 1,
+    /// Tables of prefixes and leaf sets (Rowstron, Druschel 2001).
+    Pastry = 2,
+    /// Buckets by the XOR metric (Maymounkov, Mazieres 2002).
+    Kademlia = 3,
+}
+
+impl GeometryKind {
+    /// All of them; the default first.
+    pub const ALL: [Self; 4] = [Self::Symphony, Self::Chord, Self::Pastry, Self::Kademlia];
+
+    /// Its name in files and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Symphony => "symphony",
+            Self::Chord => "chord",
+            Self::Pastry => "pastry",
+            Self::Kademlia => "kademlia",
+        }
+    }
+}
+
+impl fmt::Display for GeometryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A text is not the name of a geometry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no geometry; valid: symphony, chord, pastry, kademlia")]
+pub struct UnknownGeometry(String);
+
+impl FromStr for GeometryKind {
+    type Err = UnknownGeometry;
+    fn from_str(text: &str) -> Result<Self, UnknownGeometry> {
+        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| UnknownGeometry(text.to_owned()))
+    }
 }
 
 /// Whether crypto is real. Stand-in crypto exists for simulations only, behind a feature that no shipped binary has.

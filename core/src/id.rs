@@ -68,6 +68,14 @@ impl NodeId {
         Self(self.minus(&Self(distance.0)))
     }
 
+    /// The distance of both in a binary tree over their bits: `self XOR other` (Maymounkov, Mazieres: "Kademlia", 2002).
+    #[must_use]
+    pub fn xor(&self, other: &Self) -> Distance {
+        let mut out = self.0;
+        out.iter_mut().zip(other.0).for_each(|(byte, other)| *byte ^= other);
+        Distance(out)
+    }
+
     /// Length in bits of the common prefix of `self` and `other` (0 to 160).
     #[must_use]
     pub fn common_prefix_len(&self, other: &Self) -> u32 {
@@ -141,6 +149,12 @@ impl Distance {
     #[must_use]
     pub const fn prefix(&self) -> u64 {
         NodeId(self.0).prefix()
+    }
+
+    /// Bits in front of the highest one that is set (0 to 160): the length of the common prefix of two nodes that lie this far apart by XOR.
+    #[must_use]
+    pub fn leading_zeros(&self) -> u32 {
+        NodeId(self.0).common_prefix_len(&NodeId::default())
     }
 
     /// A distance whose first 64 bits are `prefix`, zero below.

@@ -124,7 +124,7 @@ impl Dht {
     pub fn new(config: &Config, identity: Identity, rng: Rng) -> Self {
         let mut certificates = Certificates::default();
         certificates.insert(identity.certificate().clone());
-        let ring = Ring::new(identity.node_id());
+        let ring = Ring::new(identity.node_id(), config.geometry);
         Self {
             networks: Networks { ipv4: config.ipv4_network, ipv6: config.ipv6_network },
             ring,

@@ -90,10 +90,10 @@ impl Op {
     }
 
     /// The nodes nearest to the key that have not failed.
-    pub(super) fn nearest(&self) -> Vec<NodeId> {
+    pub(super) fn nearest(&self, ring: &Ring) -> Vec<NodeId> {
         let alive = |node: &&NodeId| self.seen.get(node) != Some(&Seen::Failed);
         let mut nodes: Vec<NodeId> = self.candidates.iter().filter(alive).copied().collect();
-        nodes.sort_unstable_by(|a, b| self.point.closer(a, b));
+        ring.sort(&mut nodes, &self.point);
         nodes.truncate(DEGREE);
         nodes
     }

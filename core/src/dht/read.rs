@@ -106,7 +106,7 @@ impl Dht {
 
     pub(super) fn advance_read(&mut self, id: OpId, at: At<'_>) {
         let Some(op) = self.ops.get(&id) else { return };
-        let set = op.nearest();
+        let set = op.nearest(&self.ring);
         let unasked: Vec<NodeId> = set.iter().filter(|node| !op.seen.contains_key(*node)).copied().collect();
         let room = MAX_ASKED.saturating_sub(op.seen.len());
         for node in unasked.into_iter().take(room) {
@@ -147,7 +147,7 @@ impl Dht {
         let Some(op) = self.ops.get(&id) else { return };
         let digest = bundle.record.digest();
         let lacks = |node: &NodeId| matches!(op.seen.get(node), Some(Seen::Answered { has, .. }) if !has.contains(&digest));
-        let lacking: Vec<NodeId> = op.nearest().into_iter().filter(lacks).collect();
+        let lacking: Vec<NodeId> = op.nearest(&self.ring).into_iter().filter(lacks).collect();
         for node in lacking {
             if node == self.ring.local() {
                 if let Ok(judged) = claim::judge(bundle, &mut self.certificates, &self.networks, &self.ring, at) {

@@ -5,7 +5,9 @@
 //! one on gives exactly `min(5, N)` distinct replicas. What symmetric points would give beyond that, several independent ways to a key, comes from asking
 //! at neighbouring points of the ring as well (see [`Ring::probes`]).
 
+use crate::config::GeometryKind;
 use crate::id::{Distance, NodeId};
+use crate::overlay::geometry::{self, Geometry, Side};
 
 /// Number of replicas of a record.
 pub const DEGREE: usize = 5;
@@ -19,11 +21,13 @@ pub use crate::overlay::{ReplyTo, RequestError, RingView};
 #[derive(Clone, Debug)]
 pub struct Ring {
     local: NodeId,
+    geometry: &'static dyn Geometry,
     consistent: bool,
     size: u64,
     /// Live neighbours in ascending order of ID, without the local node.
     near: Vec<NodeId>,
-    /// [`DEGREE`] nodes on each side, in ascending order: when none of them changes, neither does what the local node holds.
+    /// [`DEGREE`] nodes on each side (in a tree twice as many in all), in ascending order: when none of them changes, neither does what the
+    /// local node holds.
     vicinity: Vec<NodeId>,
     /// Live neighbours and those further ones that they told of, in ascending order, without the local node.
     all: Vec<NodeId>,
@@ -32,8 +36,8 @@ pub struct Ring {
 impl Ring {
     /// A view of nothing yet: not consistent, alone.
     #[must_use]
-    pub const fn new(local: NodeId) -> Self {
-        Self { local, consistent: false, size: 1, near: Vec::new(), vicinity: Vec::new(), all: Vec::new() }
+    pub fn new(local: NodeId, geometry: GeometryKind) -> Self {
+        Self { local, geometry: geometry::of(geometry), consistent: false, size: 1, near: Vec::new(), vicinity: Vec::new(), all: Vec::new() }
     }
 
     /// Takes over a new view; returns whether what the local node holds may have changed by it.
@@ -44,9 +48,10 @@ impl Ring {
         let mut all: Vec<NodeId> = near.iter().chain(&view.known).copied().filter(|node| *node != self.local).collect();
         all.sort_unstable();
         all.dedup();
-        let mut around = all.clone();
-        around.sort_unstable_by_key(|node| self.local.clockwise_to(node));
-        let mut vicinity: Vec<NodeId> = around.iter().take(DEGREE).chain(around.iter().rev().take(DEGREE)).chain(&near).copied().collect();
+        let shape = self.geometry.shape();
+        let around = [Side::Ahead, Side::Behind].into_iter().zip(shape.places(DEGREE));
+        let around = around.flat_map(|(side, places)| shape.side(side, &all, &self.local).take(places));
+        let mut vicinity: Vec<NodeId> = around.chain(&near).copied().collect();
         vicinity.sort_unstable();
         vicinity.dedup();
         let changed = near != self.near || vicinity != self.vicinity;
@@ -94,10 +99,15 @@ impl Ring {
         majority(self.replicas())
     }
 
+    /// Sorts nodes by their distance to `point`, the nearest first.
+    pub fn sort(&self, nodes: &mut [NodeId], point: &NodeId) {
+        nodes.sort_unstable_by(|a, b| self.geometry.closer(point, a, b));
+    }
+
     /// How many known nodes lie closer to `point` than `node`.
     #[must_use]
     pub fn rank(&self, node: &NodeId, point: &NodeId) -> usize {
-        let closer = |other: &NodeId| other != node && point.closer(other, node).is_lt();
+        let closer = |other: &NodeId| other != node && self.geometry.closer(point, other, node).is_lt();
         self.all.iter().filter(|other| closer(other)).count() + usize::from(closer(&self.local))
     }
 
@@ -111,7 +121,7 @@ impl Ring {
     #[must_use]
     pub fn nearest(&self, point: &NodeId) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> = self.all.iter().copied().chain([self.local]).collect();
-        nodes.sort_unstable_by(|a, b| point.closer(a, b));
+        self.sort(&mut nodes, point);
         nodes.truncate(DEGREE);
         nodes
     }
@@ -120,7 +130,7 @@ impl Ring {
     #[must_use]
     pub fn next_replica(&self, point: &NodeId) -> Option<NodeId> {
         let mut nodes: Vec<NodeId> = self.all.clone();
-        nodes.sort_unstable_by(|a, b| point.closer(a, b));
+        self.sort(&mut nodes, point);
         nodes.get(DEGREE - 1).copied()
     }
 
@@ -137,14 +147,14 @@ impl Ring {
         let spacing = u64::MAX / self.size.max(1);
         let away = |spacings: u32| Distance::from_prefix(spacing.saturating_mul(u64::from(spacings)));
         let (near, far) = (away(1 + round % 3), away(4 + 2 * (round % 3)));
-        [point.plus(&near), point.less(&near), point.plus(&far), point.less(&far)]
+        self.geometry.shape().around(point, &near, &far)
     }
 
     /// Whether `node` may be a replica of `point`, by its distance.
     #[must_use]
     pub fn is_plausible(&self, node: &NodeId, point: &NodeId) -> bool {
         let spacing = u64::MAX / self.size.max(1);
-        node.distance_to(point).prefix() <= spacing.saturating_mul(PLAUSIBLE_SPACINGS)
+        self.geometry.distance(point, node).prefix() <= spacing.saturating_mul(PLAUSIBLE_SPACINGS)
     }
 }
 
@@ -164,7 +174,7 @@ mod tests {
 
     #[test]
     fn small_rings_have_as_many_replicas_as_nodes() {
-        let mut ring = Ring::new(at(0));
+        let mut ring = Ring::new(at(0), GeometryKind::Symphony);
         let needed = [1, 2, 2, 3, 3, 3, 3];
         for (others, needed) in needed.into_iter().enumerate() {
             let nodes: Vec<NodeId> = (1..=others as u64).map(|i| at(i << 60)).collect();
@@ -183,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_far_node_is_no_plausible_replica_in_a_large_ring() {
-        let mut ring = Ring::new(at(0));
+        let mut ring = Ring::new(at(0), GeometryKind::Symphony);
         ring.update(&RingView { consistent: true, size_estimate: 10_000, ..RingView::default() });
         assert!(ring.is_plausible(&at(u64::MAX / 10_000 * 3), &at(0)));
         assert!(!ring.is_plausible(&at(u64::MAX / 10_000 * 17), &at(0)));

@@ -14,7 +14,7 @@ use crate::wire::dht::{Abort, Answer, Bundle, Grant, Refusal};
 impl Dht {
     pub(super) fn conclude_read(&mut self, id: OpId, at: At<'_>) {
         let Some(op) = self.ops.get(&id) else { return };
-        let set = op.nearest();
+        let set = op.nearest(&self.ring);
         let synced = set.iter().filter(|node| matches!(op.seen.get(node), Some(Seen::Answered { synced: true, .. }))).count();
         let sure = synced >= majority(set.len().max(op.replicas).min(DEGREE)) && !set.is_empty();
         let winner = op.winner(&self.ring).cloned();

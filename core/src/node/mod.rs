@@ -55,6 +55,10 @@ const MAX_QUEUED: usize = 8192;
 
 /// How often strangers' datagrams are reported at most.
 const STRANGER_REPORT: core::time::Duration = core::time::Duration::from_secs(60);
+/// How often a member that routes by another geometry is reported at most.
+const OTHER_GEOMETRY_REPORT: core::time::Duration = core::time::Duration::from_secs(60);
+/// How long it stays in the status: members of other rings are looked for at least this often.
+const OTHER_GEOMETRY_LIFE: core::time::Duration = core::time::Duration::from_secs(1800);
 
 /// A daemon's membership in one realm: the control plane.
 ///
@@ -80,6 +84,8 @@ pub struct Node {
     vpn_calls: BTreeMap<RequestId, u64>,
     queue: VecDeque<Queued>,
     strangers: Strangers,
+    /// The latest member that routes by another geometry: what to say of it, and when it was met and told of.
+    other_geometry: Option<(String, Instant, Instant)>,
     observed: Vec<(SocketAddr, u32)>,
     local_addresses: Vec<SocketAddr>,
     bootstrap: Vec<SocketAddr>,
@@ -139,6 +145,7 @@ impl Node {
             vpn_calls: BTreeMap::new(),
             queue: VecDeque::new(),
             strangers: Strangers::default(),
+            other_geometry: None,
             observed: Vec::new(),
             local_addresses: Vec::new(),
             bootstrap: config.bootstrap.clone(),

@@ -201,6 +201,7 @@ impl Node {
                     self.peers.close(peer, CloseReason::Surplus, now);
                 }
             }
+            OverlayAction::OtherGeometry { node, theirs } => self.other_geometry(node, theirs, now),
             OverlayAction::ConsistencyChanged(consistent) => self.consistency_changed(consistent, now),
             OverlayAction::NeighboursChanged => self.neighbours_changed(now),
         }

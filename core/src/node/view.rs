@@ -1,5 +1,6 @@
 //! What a node shows: to its operator, and to whoever checks the ring from outside.
 
+use crate::config::GeometryKind;
 use crate::events::Event;
 use crate::id::NodeId;
 use crate::io::Endpoint;
@@ -8,7 +9,7 @@ use crate::peer::PeerView;
 use crate::stats::Stats;
 use crate::time::Instant;
 
-use super::Node;
+use super::{Node, OTHER_GEOMETRY_LIFE, OTHER_GEOMETRY_REPORT};
 use super::status::{KnownHost, NodeStatus, PathStatus, PeerStatus};
 
 impl Node {
@@ -119,6 +120,8 @@ impl Node {
     /// What an operator should look at.
     fn warnings(&self, now: Instant) -> Vec<String> {
         let mut warnings = Vec::new();
+        let lately = |met: &Instant| now.saturating_since(*met) < OTHER_GEOMETRY_LIFE;
+        warnings.extend(self.other_geometry.as_ref().filter(|(_, met, _)| lately(met)).map(|(text, ..)| text.clone()));
         if self.is_joined() && self.is_cut_off() {
             warnings.push("alone: no bootstrap address has answered; this node goes on trying".to_owned());
         }
@@ -130,6 +133,21 @@ impl Node {
             warnings.push(format!("this node's certificate is refused by others: {error}"));
         }
         warnings
+    }
+
+    /// A member routes by another geometry than this node: nothing can be sent through it, and one of both was set up wrongly.
+    pub(super) fn other_geometry(&mut self, node: NodeId, theirs: GeometryKind, now: Instant) {
+        let name = self.name_of(&node);
+        let text = format!(
+            "node {name} ({node}) routes by {theirs}, this node by {}: no link between them; `geometry` must be the same in the group file of all nodes",
+            self.config.geometry
+        );
+        let told = self.other_geometry.as_ref().map(|(_, _, told)| *told);
+        let told = told.filter(|&told| now.saturating_since(told) < OTHER_GEOMETRY_REPORT);
+        if told.is_none() {
+            self.warn(text.clone());
+        }
+        self.other_geometry = Some((text, now, told.unwrap_or(now)));
     }
 
     /// Reports a warning once, as an event.

@@ -3,7 +3,8 @@
 use super::Overlay;
 use super::hint::join_addresses;
 use super::known::Heard;
-use super::links::{clockwise, counter_clockwise, find};
+use super::geometry::{SIDES, Side};
+use super::links::find;
 use super::near::MAX_DIAL_ADDRESSES;
 use super::rpc::{Purpose, Route};
 use super::types::{DialId, Mode, OverlayAction, RequestId, Roles};
@@ -118,7 +119,7 @@ impl Overlay {
                     let _ = self.start_dial(from, addresses, routed, Roles::NEAR, now);
                 }
             } else {
-                if roles.has(Roles::SHORTCUT) && self.incoming_shortcuts() >= self.geometry.far_bounds(&self.geometry_view()).incoming {
+                if roles.has(Roles::SHORTCUT) && self.incoming_shortcuts() >= self.geometry.max_incoming(&self.geometry_view()) {
                     return Err(ERROR_REFUSED);
                 }
                 if !self.dials.has_room(roles) {
@@ -184,12 +185,13 @@ impl Overlay {
     /// Our linked nodes around `point`, nearest first on alternating sides.
     fn neighbours_around(&self, point: &NodeId, but: Option<&NodeId>) -> Vec<Entry> {
         let wanted = |link: &&super::Link| !link.leaving && Some(&link.node) != but;
-        let mut ahead = clockwise(&self.links, point).filter(wanted);
-        let mut behind = counter_clockwise(&self.links, point).filter(wanted);
+        let shape = self.geometry.shape();
+        let mut sides = SIDES.map(|side| shape.side(side, &self.links, point).filter(wanted));
         let mut out: Vec<Entry> = Vec::new();
-        for side in 0..MAX_NEIGHBOURS {
-            let next = if side % 2 == 0 { ahead.next() } else { behind.next() };
-            if let Some(link) = next
+        for turn in 0..MAX_NEIGHBOURS {
+            // Turn by turn on both sides; in a tree there is one.
+            let side = if shape.places(1)[Side::Behind as usize] == 0 { 0 } else { turn % 2 };
+            if let Some(link) = sides[side].next()
                 && !out.iter().any(|entry| entry.node == link.node)
             {
                 out.push(super::gossip::entry_of(link, 2));

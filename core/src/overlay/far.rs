@@ -1,4 +1,4 @@
-//! Shortcuts: long links that the node makes by itself at harmonically distributed distances.
+//! Long links that the node makes by itself: shortcuts, fingers, tables or buckets, as the geometry says.
 
 use core::time::Duration;
 
@@ -45,10 +45,8 @@ impl Overlay {
             return;
         }
         self.end_surplus_far(now);
-        let view = self.geometry_view();
-        let wanted = self.geometry.wanted_far(&view);
-        let own = self.links.iter().filter(|link| link.roles.has(Roles::SHORTCUT)).count();
-        if own >= wanted {
+        self.adopt_far(now);
+        if !self.geometry.lacks_far(&self.geometry_view()) {
             self.far.backoff.reset(self.rng.jitter(REVIEW, 300), now);
             return;
         }
@@ -64,7 +62,7 @@ impl Overlay {
 
     /// The node closest to a drawn point has answered: link with it, unless it is a neighbour anyway.
     pub(super) fn far_found(&mut self, node: NodeId, addresses: Candidates, now: Instant) {
-        if node == self.local {
+        if node == self.local || !self.geometry.wants_far(&self.geometry_view(), &node) {
             return;
         }
         match find(&self.links, &node) {
@@ -86,17 +84,25 @@ impl Overlay {
         self.far.backoff.reset(PACE, now);
     }
 
+    /// Keeps links that came up for something else and fill a gap.
+    fn adopt_far(&mut self, now: Instant) {
+        let mut spare = Vec::new();
+        self.geometry.adopt_far(&self.geometry_view(), &mut spare);
+        for index in spare {
+            self.add_roles(index, Roles::SHORTCUT, now);
+        }
+    }
+
     fn end_surplus_far(&mut self, now: Instant) {
-        let bounds = self.geometry.far_bounds(&self.geometry_view());
-        let own: Vec<usize> = (0..self.links.len()).filter(|&index| self.links[index].roles.has(Roles::SHORTCUT)).collect();
-        if own.len() > bounds.own {
-            let victim = own[self.rng.below(own.len() as u64) as usize];
+        let view = super::View { local: self.local, joined: self.joined, links: &self.links, known: self.known.entries() };
+        let bound = self.geometry.max_incoming(&view);
+        if let Some(victim) = self.geometry.surplus_far(&view, &mut self.rng) {
             self.remove_roles(victim, Roles::SHORTCUT, now);
         }
-        // Chance brings about as many incoming shortcuts as are wanted; far more of them are somebody's intent.
+        // Far more incoming ones than chance brings are somebody's intent.
         let only_incoming = |index: &usize| self.links[*index].roles.is_none() && self.links[*index].remote_roles.has(Roles::SHORTCUT);
         let incoming: Vec<usize> = (0..self.links.len()).filter(only_incoming).collect();
-        if incoming.len() > bounds.incoming {
+        if incoming.len() > bound {
             let newest = incoming.into_iter().max_by_key(|&index| (self.links[index].since, index)).map(|index| self.links[index].peer);
             self.actions.extend(newest.map(|peer| OverlayAction::Drop { peer, reason: "too many incoming shortcuts" }));
         }

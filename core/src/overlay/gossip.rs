@@ -2,11 +2,15 @@
 
 use core::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::Overlay;
 use super::hint::{Hint, join_addresses};
-use super::known::Heard;
-use super::links::{Link, clockwise, counter_clockwise};
-use super::types::Roles;
+use super::known::{Heard, Known};
+use super::geometry::{SIDES, Side};
+use super::links::Link;
+use super::types::{OverlayAction, Roles};
+use crate::config::GeometryKind;
 use crate::id::NodeId;
 use crate::io::DropReason;
 use crate::time::Instant;
@@ -123,10 +127,23 @@ impl Overlay {
                     return Ok(());
                 }
                 *received = Some(status.number);
+                if status.geometry != self.geometry.kind() {
+                    self.refuse_geometry(index, status.geometry);
+                    return Ok(());
+                }
                 self.take_status(index, &status, now);
                 Ok(())
             }
         }
+    }
+
+    /// The other end routes by another geometry: messages would go in circles between us, so the link ends before it carries any.
+    fn refuse_geometry(&mut self, index: usize, theirs: GeometryKind) {
+        let link = &mut self.links[index];
+        link.leaving = true;
+        let (peer, node) = (link.peer, link.node);
+        self.actions.push_back(OverlayAction::OtherGeometry { node, theirs });
+        self.actions.push_back(OverlayAction::Drop { peer, reason: "another geometry" });
     }
 
     fn take_status(&mut self, index: usize, status: &Status, now: Instant) {
@@ -142,6 +159,9 @@ impl Overlay {
         if !status.candidates.is_empty() {
             link.hint = Hint::new(&status.candidates);
         }
+        let ids = |entries: &[Entry]| entries.iter().map(|entry| entry.node).collect::<SmallVec<[NodeId; MAX_NEAR]>>();
+        let lists = [ids(&status.predecessors), ids(&status.successors)];
+        link.confirms = self.geometry.shape().confirms(&self.local, &link.node, [&lists[0], &lists[1]]);
         let entries = || status.predecessors.iter().chain(&status.successors).chain(&status.further);
         let named: Vec<NodeId> = entries().map(|entry| entry.node).collect();
         // What a leaving node says is its last word: its neighbours are not to be doubted because it goes.
@@ -168,39 +188,45 @@ impl Overlay {
     /// Our status for whoever is at the other end of `receiver`.
     pub(super) fn status_to(&self, receiver: &Link) -> Status {
         let live = |link: &&Link| !link.leaving;
-        let near = |links: &mut dyn Iterator<Item = &Link>| -> Vec<Entry> {
-            links.filter(live).take(MAX_NEAR).map(|link| entry_of(link, ENTRY_ADDRESSES)).collect()
+        let shape = self.geometry.shape();
+        let near = |side: Side| -> Vec<Entry> {
+            let links = shape.side(side, &self.links, &self.local).filter(live);
+            links.take(shape.places(MAX_NEAR)[side as usize]).map(|link| entry_of(link, ENTRY_ADDRESSES)).collect()
         };
-        let predecessors = near(&mut counter_clockwise(&self.links, &self.local));
-        let successors = near(&mut clockwise(&self.links, &self.local));
+        let (mut successors, mut predecessors) = (near(Side::Ahead), near(Side::Behind));
+        // A tree has one list of twice the length.
+        predecessors.extend(successors.drain(successors.len().min(MAX_NEAR)..));
         let mut further: Vec<Entry> = Vec::new();
         let told = |further: &[Entry], node: &NodeId| {
             let lists = predecessors.iter().chain(&successors).chain(further);
             *node == receiver.node || lists.into_iter().any(|entry| entry.node == *node)
         };
-        let ahead = clockwise(&self.links, &receiver.node).filter(live).take(AROUND_RECEIVER);
-        let behind = counter_clockwise(&self.links, &receiver.node).filter(live).take(AROUND_RECEIVER);
-        for link in ahead.chain(behind) {
-            if !told(&further, &link.node) {
-                further.push(entry_of(link, 1));
+        for (side, places) in SIDES.into_iter().zip(shape.places(AROUND_RECEIVER)) {
+            for link in shape.side(side, &self.links, &receiver.node).filter(live).take(places) {
+                if !told(&further, &link.node) {
+                    further.push(entry_of(link, 1));
+                }
             }
         }
         if receiver.roles.has(Roles::NEAR) || receiver.remote_roles.has(Roles::NEAR) {
             let known = self.known.entries();
-            let ahead = clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
-            let behind = counter_clockwise(known, &self.local).filter(|known| known.first_hand && known.is_promising()).take(PASSIVE_TOLD);
-            for known in ahead.chain(behind) {
-                if further.len() < MAX_FURTHER && !told(&further, &known.node) {
-                    further.push(Entry { node: known.node, hearsay: true, addresses: known.hint.addresses(1) });
+            for (side, places) in SIDES.into_iter().zip(shape.places(PASSIVE_TOLD)) {
+                let sure = |known: &&Known| known.first_hand && known.is_promising();
+                for known in shape.side(side, known, &self.local).filter(sure).take(places) {
+                    if further.len() < MAX_FURTHER && !told(&further, &known.node) {
+                        further.push(Entry { node: known.node, hearsay: true, addresses: known.hint.addresses(1) });
+                    }
                 }
             }
         }
         let ring = Roles::NEAR.0 | Roles::SHORTCUT.0;
-        let routed = self.links.iter().filter(|link| link.joined && !link.leaving && (link.roles.0 | link.remote_roles.0) & ring != 0);
+        let kept = |link: &&Link| link.joined && !link.leaving && (link.roles.0 | link.remote_roles.0) & ring != 0;
+        let routed = self.links.iter().filter(kept).filter(|_| self.geometry.looks_ahead());
         Status {
             number: 0,
             joined: self.joined,
             leaving: self.leaving,
+            geometry: self.geometry.kind(),
             roles: receiver.roles.0,
             candidates: self.candidates.clone(),
             prefixes: routed.map(|link| (link.node.prefix() >> 32) as u32).take(MAX_PREFIXES).collect(),

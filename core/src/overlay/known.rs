@@ -7,8 +7,9 @@ use core::time::Duration;
 use smallvec::SmallVec;
 
 use super::hint::{Hint, join_addresses};
-use super::links::{Link, Placed, clockwise, counter_clockwise, find};
-use crate::id::NodeId;
+use super::geometry::{SIDES, Shape};
+use super::links::{Link, Placed, find};
+use crate::id::{Distance, NodeId};
 use crate::io::Candidates;
 use crate::rng::Rng;
 use crate::shard::table::PeerId;
@@ -73,6 +74,7 @@ impl Placed for Known {
 #[derive(Debug)]
 pub(super) struct KnownNodes {
     local: NodeId,
+    shape: Shape,
     entries: Vec<Known>,
     per_side: usize,
 }
@@ -87,8 +89,8 @@ pub(super) struct Heard {
 }
 
 impl KnownNodes {
-    pub(super) const fn new(local: NodeId, near_per_side: usize) -> Self {
-        Self { local, entries: Vec::new(), per_side: near_per_side + PASSIVE_PER_SIDE }
+    pub(super) const fn new(local: NodeId, shape: Shape, near_per_side: usize) -> Self {
+        Self { local, shape, entries: Vec::new(), per_side: near_per_side + PASSIVE_PER_SIDE }
     }
 
     pub(super) fn entries(&self) -> &[Known] {
@@ -214,19 +216,18 @@ impl KnownNodes {
         if self.entries.len() <= self.per_side {
             return;
         }
-        let limit = self.per_side;
-        let local = self.local;
-        let unlinked = |entry: &&Known| !entry.linked;
-        let ahead =
-            rank_limit(clockwise(links, &local), clockwise(&self.entries, &local).filter(unlinked), limit, |node| local.clockwise_to(node));
-        let behind =
-            rank_limit(counter_clockwise(links, &local), counter_clockwise(&self.entries, &local).filter(unlinked), limit, |node| {
-                node.clockwise_to(&local)
-            });
+        let (shape, local) = (self.shape, self.local);
+        let places = shape.places(self.per_side);
+        let limits = SIDES.map(|side| {
+            let known = shape.side(side, &self.entries, &local).filter(|entry| !entry.linked);
+            let ranked = merge(shape.side(side, links, &local), known, |node| shape.distance(side, &local, node));
+            rank_limit(ranked, places[side as usize])
+        });
         self.entries.retain(|entry| {
             entry.dialling
-                || ahead.is_none_or(|limit| local.clockwise_to(&entry.node) <= limit)
-                || behind.is_none_or(|limit| entry.node.clockwise_to(&local) <= limit)
+                || SIDES.into_iter().zip(limits).any(|(side, limit)| {
+                    places[side as usize] > 0 && limit.is_none_or(|limit| shape.distance(side, &local, &entry.node) <= limit)
+                })
         });
     }
 
@@ -244,22 +245,17 @@ impl KnownNodes {
     }
 }
 
-/// The distance of the `limit`-th of the nodes in two sequences sorted by distance; `None` when there are fewer.
-fn rank_limit<'a>(
-    links: impl Iterator<Item = &'a Link>,
-    known: impl Iterator<Item = &'a Known>,
-    limit: usize,
-    distance: impl Fn(&NodeId) -> crate::id::Distance,
-) -> Option<crate::id::Distance> {
-    merge(links, known, distance).nth(limit - 1).map(|(distance, _)| distance)
+/// The distance of the `limit`-th of the nodes ranked by distance; `None` when there are fewer.
+fn rank_limit<'a>(mut ranked: impl Iterator<Item = (Distance, Option<&'a Known>)>, limit: usize) -> Option<Distance> {
+    ranked.nth(limit.checked_sub(1)?).map(|(distance, _)| distance)
 }
 
 /// Merges links and known nodes, each sorted by `distance`, into one sequence; `true` marks a known one.
 pub(super) fn merge<'a>(
     links: impl Iterator<Item = &'a Link>,
     known: impl Iterator<Item = &'a Known>,
-    distance: impl Fn(&NodeId) -> crate::id::Distance,
-) -> impl Iterator<Item = (crate::id::Distance, Option<&'a Known>)> {
+    distance: impl Fn(&NodeId) -> Distance,
+) -> impl Iterator<Item = (Distance, Option<&'a Known>)> {
     let mut links = links.map(|link| link.node).peekable();
     let mut known = known.peekable();
     core::iter::from_fn(move || {
@@ -290,7 +286,7 @@ mod tests {
 
     #[test]
     fn only_the_nearest_of_both_sides_are_remembered() {
-        let mut known = KnownNodes::new(id(100), 4);
+        let mut known = KnownNodes::new(id(100), Shape::Ring, 4);
         for n in 0..=255 {
             known.hear(heard(n, Some(1)), &[], Instant::ZERO);
         }
@@ -301,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_orphan_is_forgotten_after_its_time_and_a_confirmed_node_is_not() {
-        let mut known = KnownNodes::new(id(100), 4);
+        let mut known = KnownNodes::new(id(100), Shape::Ring, 4);
         known.hear(heard(1, Some(1)), &[], Instant::ZERO);
         known.hear(heard(2, Some(1)), &[], Instant::ZERO);
         known.confirm(PeerId(1), &[id(1)], Instant::from_secs(1));
@@ -314,7 +310,7 @@ mod tests {
     #[test]
     fn failed_dials_wait_longer_each_time_and_are_forgotten_without_a_reporter() {
         let mut rng = Rng::new([0; 32]);
-        let mut known = KnownNodes::new(id(100), 4);
+        let mut known = KnownNodes::new(id(100), Shape::Ring, 4);
         known.hear(heard(1, Some(1)), &[], Instant::ZERO);
         let mut waits = Vec::new();
         for _ in 0..5 {

@@ -1,6 +1,8 @@
 //! The table of links, sorted by node ID: what routing and the geometry look at.
 
+use core::iter::{Chain, Rev};
 use core::net::SocketAddr;
+use core::slice::Iter;
 use core::time::Duration;
 
 use super::hint::Hint;
@@ -29,6 +31,8 @@ pub struct Link {
     pub leaving: bool,
     /// The other end's immediate neighbours (counter-clockwise, clockwise) by its latest status.
     pub reported: Option<(NodeId, NodeId)>,
+    /// Whether the latest status bears out that it stands beside us: on the side ahead of us, and on the one behind us.
+    pub confirms: [bool; 2],
     /// First 32 bits of the nodes that the other end is linked with, for look-ahead.
     pub prefixes: Box<[u32]>,
     pub(super) direct: bool,
@@ -73,6 +77,7 @@ impl Link {
             joined: false,
             leaving: false,
             reported: None,
+            confirms: [false; 2],
             prefixes: Box::default(),
             direct: true,
             infrastructure: false,
@@ -108,9 +113,15 @@ impl Link {
 }
 
 /// Something with a place on the ring.
-pub(super) trait Placed {
+pub(crate) trait Placed {
     /// The place.
     fn node(&self) -> &NodeId;
+}
+
+impl Placed for NodeId {
+    fn node(&self) -> &NodeId {
+        self
+    }
 }
 
 impl Placed for Link {
@@ -120,14 +131,14 @@ impl Placed for Link {
 }
 
 /// The items of `sorted` clockwise from `from`, once round and without it.
-pub(super) fn clockwise<'a, T: Placed>(sorted: &'a [T], from: &NodeId) -> impl Iterator<Item = &'a T> {
+pub(super) fn clockwise<'a, T: Placed>(sorted: &'a [T], from: &NodeId) -> Chain<Iter<'a, T>, Iter<'a, T>> {
     let start = sorted.partition_point(|item| item.node() <= from);
     let end = sorted.partition_point(|item| item.node() < from);
     sorted[start..].iter().chain(sorted[..end].iter())
 }
 
 /// The items of `sorted` counter-clockwise from `from`, once round and without it.
-pub(super) fn counter_clockwise<'a, T: Placed>(sorted: &'a [T], from: &NodeId) -> impl Iterator<Item = &'a T> {
+pub(super) fn counter_clockwise<'a, T: Placed>(sorted: &'a [T], from: &NodeId) -> Chain<Rev<Iter<'a, T>>, Rev<Iter<'a, T>>> {
     let start = sorted.partition_point(|item| item.node() <= from);
     let end = sorted.partition_point(|item| item.node() < from);
     sorted[..end].iter().rev().chain(sorted[start..].iter().rev())

@@ -75,7 +75,7 @@ use bootstrap::Bootstrap;
 use demand::Demands;
 use dial::Dials;
 use far::Far;
-use geometry::{Geometry, View};
+use geometry::{Geometry, Side, View};
 use halves::Halves;
 use known::KnownNodes;
 use links::find;
@@ -91,7 +91,7 @@ pub const MAX_ACTIONS: usize = 4096;
 #[derive(Debug)]
 pub struct Overlay {
     local: NodeId,
-    geometry: Box<dyn Geometry>,
+    geometry: &'static dyn Geometry,
     rng: Rng,
     /// Sorted by node ID.
     links: Vec<Link>,
@@ -117,11 +117,11 @@ impl Overlay {
     /// A node that knows nobody but the addresses in `bootstrap`. It acts at the first [`Self::handle_timeout`].
     #[must_use]
     pub fn new(local: NodeId, geometry: GeometryKind, bootstrap: Vec<SocketAddr>, rng: Rng, now: Instant) -> Self {
-        let geometry = geometry::build(geometry);
+        let geometry = geometry::of(geometry);
         let mut rng = rng;
         let rpc = Rpc::new(rng.next_u32());
         let router = Router::new(rng.next_u32(), now);
-        let known = KnownNodes::new(local, geometry.near_per_side());
+        let known = KnownNodes::new(local, geometry.shape(), geometry.near_per_side());
         Self {
             local,
             geometry,
@@ -246,14 +246,18 @@ impl Overlay {
     /// The node's place on the ring as it sees it.
     #[must_use]
     pub fn view(&self) -> RingView {
-        let per_side = self.geometry.near_per_side();
-        let live = |link: &&Link| !link.leaving;
+        let shape = self.geometry.shape();
+        let places = shape.places(self.geometry.near_per_side());
+        let near = |side: Side| -> Vec<NodeId> {
+            let live = shape.side(side, &self.links, &self.local).filter(|link| !link.leaving);
+            live.take(places[side as usize]).map(|link| link.node).collect()
+        };
         RingView {
             local: self.local,
             consistent: self.consistent,
             size_estimate: self.size_estimate(),
-            successors: links::clockwise(&self.links, &self.local).filter(live).take(per_side).map(|link| link.node).collect(),
-            predecessors: links::counter_clockwise(&self.links, &self.local).filter(live).take(per_side).map(|link| link.node).collect(),
+            successors: near(Side::Ahead),
+            predecessors: near(Side::Behind),
             known: self.known.entries().iter().filter(|known| !known.linked).map(|known| known.node).collect(),
         }
     }

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
+use crate::config::GeometryKind;
 use crate::id::NodeId;
 use crate::io::Candidates;
 use crate::shard::table::PeerId;
@@ -237,6 +238,13 @@ pub enum OverlayAction {
     },
     /// The ring position became consistent (or the node knows to be alone), or no longer is.
     ConsistencyChanged(bool),
+    /// A node of the realm routes by another geometry; its link is let go.
+    OtherGeometry {
+        /// Which node.
+        node: NodeId,
+        /// What it says.
+        theirs: GeometryKind,
+    },
     /// The near neighbours changed: [`Overlay::view`](super::Overlay::view) and the links' roles are new.
     NeighboursChanged,
 }
@@ -250,9 +258,9 @@ pub struct RingView {
     pub consistent: bool,
     /// Estimated number of nodes, ourselves included.
     pub size_estimate: u64,
-    /// Linked nodes clockwise, nearest first, at most 4.
+    /// Linked nodes clockwise, nearest first, as many as the geometry wants; with the XOR metric the closest ones, nearest first.
     pub successors: Vec<NodeId>,
-    /// Linked nodes counter-clockwise, nearest first, at most 4.
+    /// Linked nodes counter-clockwise, nearest first; none with the XOR metric, which has no sides.
     pub predecessors: Vec<NodeId>,
     /// Further nodes that are known but not linked, in the order of their IDs.
     pub known: Vec<NodeId>,

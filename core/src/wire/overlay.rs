@@ -5,12 +5,12 @@
 //! | bytes | field |
 //! | --- | --- |
 //! | 1 | payload kind `0x10` |
-//! | 1 | bit 0 the sender has joined, bit 1 it leaves, bit 7 acknowledgement (only the number follows) |
+//! | 1 | bit 0 the sender has joined, bit 1 it leaves, bits 2-3 its geometry (0 Symphony, 1 Chord, 2 Pastry, 3 Kademlia), bit 7 acknowledgement (only the number follows) |
 //! | 2 | number: a later status has a higher one (modulo 2^16); in an acknowledgement the number that is acknowledged |
 //! | 1 | what the sender keeps the link for: bits of [`Roles`](crate::overlay::Roles) |
 //! | 1 + n | own addresses: count, addresses |
 //! | 1 + n | up to 4 nearest live neighbours counter-clockwise, nearest first: count, entries |
-//! | 1 + n | the same clockwise |
+//! | 1 + n | the same clockwise; with Kademlia, which has no sides, the four closest here and the next four in the list before |
 //! | 1 + n | up to 12 further nodes that the receiver may want: count, entries |
 //! | 1 + 4n | first 32 bits of up to 40 linked nodes, for routing with look-ahead: count, prefixes |
 //!
@@ -30,6 +30,7 @@ use core::net::SocketAddr;
 
 use super::codec::{Reader, Write};
 use super::{PayloadKind, WireError};
+use crate::config::GeometryKind;
 use crate::id::NodeId;
 use crate::io::Candidates;
 
@@ -59,6 +60,7 @@ pub const MAX_ECHO: usize = 64;
 
 const FLAG_JOINED: u8 = 0x01;
 const FLAG_LEAVING: u8 = 0x02;
+const GEOMETRY_SHIFT: u8 = 2;
 const FLAG_ACK: u8 = 0x80;
 const ENTRY_HEARSAY: u8 = 0x80;
 
@@ -103,6 +105,8 @@ pub struct Status {
     pub joined: bool,
     /// The sender is about to leave: the lists are those of whom it leaves behind.
     pub leaving: bool,
+    /// The geometry by which the sender routes.
+    pub geometry: GeometryKind,
     /// What the sender keeps the link for.
     pub roles: u8,
     /// Where the sender may be reached.
@@ -177,7 +181,8 @@ impl Status {
         }
         reader.finish()?;
         let (joined, leaving) = (flags & FLAG_JOINED != 0, flags & FLAG_LEAVING != 0);
-        Ok(Self { number, joined, leaving, roles, candidates, predecessors, successors, further, prefixes })
+        let geometry = GeometryKind::ALL[usize::from(flags >> GEOMETRY_SHIFT & 3)];
+        Ok(Self { number, joined, leaving, geometry, roles, candidates, predecessors, successors, further, prefixes })
     }
 
     /// The status as a payload, payload kind included. Lists are cut to their bounds, so that it always fits.
@@ -190,7 +195,8 @@ impl Status {
 
     /// Appends the status without its payload kind.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.put_u8(if self.joined { FLAG_JOINED } else { 0 } | if self.leaving { FLAG_LEAVING } else { 0 });
+        let geometry = (self.geometry as u8) << GEOMETRY_SHIFT;
+        out.put_u8(if self.joined { FLAG_JOINED } else { 0 } | if self.leaving { FLAG_LEAVING } else { 0 } | geometry);
         out.put_u16(self.number);
         out.put_u8(self.roles);
         write_candidates(&self.candidates, MAX_STATUS_CANDIDATES, out);
@@ -343,11 +349,12 @@ mod tests {
     fn any_status() -> impl Strategy<Value = Status> {
         let near = || vec(any_entry(2), 0..=MAX_NEAR);
         let lists = (near(), near(), vec(any_entry(1), 0..=MAX_FURTHER), vec(any::<u32>(), 0..=MAX_PREFIXES));
-        let flags = (any::<u16>(), any::<bool>(), any::<bool>(), any::<u8>(), vec(any_address(), 0..=MAX_STATUS_CANDIDATES));
-        (flags, lists).prop_map(|((number, joined, leaving, roles, candidates), (predecessors, successors, further, prefixes))| Status {
+        let flags = (any::<u16>(), any::<bool>(), any::<bool>(), (any::<u8>(), 0usize..4), vec(any_address(), 0..=MAX_STATUS_CANDIDATES));
+        (flags, lists).prop_map(|((number, joined, leaving, (roles, geometry), candidates), (predecessors, successors, further, prefixes))| Status {
             number,
             joined,
             leaving,
+            geometry: GeometryKind::ALL[geometry],
             roles,
             candidates: candidates.into(),
             predecessors,

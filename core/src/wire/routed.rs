@@ -38,6 +38,7 @@ pub const MAX_PART_LEN: usize = MAX_CONTROL_PAYLOAD - FORWARD_HEADER_LEN - MAX_R
 /// Bytes of body that two halves carry.
 pub const MAX_BODY_LEN: usize = 2 * MAX_PART_LEN;
 
+const MODE_BITS: u8 = 0x07;
 const FLAG_AGENT: u8 = 0x08;
 const FLAG_TRACE: u8 = 0x10;
 const FLAGS_RESERVED: u8 = 0xe0;
@@ -62,11 +63,13 @@ pub enum RouteMode {
     Clockwise = 5,
     /// From neighbour to neighbour counter-clockwise; the node at which the hop limit ends.
     CounterClockwise = 6,
+    /// The node closest to the destination, by the metric alone: last leg of [`Self::Closest`] where the way there follows another order.
+    Final = 7,
 }
 
 impl RouteMode {
-    const fn from_bits(bits: u8) -> Option<Self> {
-        Some(match bits {
+    const fn from_bits(bits: u8) -> Self {
+        match bits & MODE_BITS {
             0 => Self::Exact,
             1 => Self::Closest,
             2 => Self::Bracket,
@@ -74,8 +77,8 @@ impl RouteMode {
             4 => Self::After,
             5 => Self::Clockwise,
             6 => Self::CounterClockwise,
-            _ => return None,
-        })
+            _ => Self::Final,
+        }
     }
 
     /// Whether the message walks along the ring, so that the hop limit says who delivers.
@@ -170,7 +173,7 @@ impl RoutedHeader {
         if flags & FLAGS_RESERVED != 0 {
             return Err(WireError::BadField("flags"));
         }
-        let mode = RouteMode::from_bits(flags & 0x07).ok_or(WireError::BadField("mode"))?;
+        let mode = RouteMode::from_bits(flags);
         let (hops, limit, content) = (reader.u8()?, reader.u8()?, reader.u8()?);
         let (source, destination) = (reader.node_id()?, reader.node_id()?);
         let agent = if flags & FLAG_AGENT != 0 { Some(reader.node_id()?) } else { None };
@@ -212,7 +215,7 @@ impl RoutedHeader {
     /// Writes hops and mode of `self` into a routed message that was parsed before: all that changes on the way.
     pub fn rewrite(&self, message: &mut [u8]) {
         if let Some(flags) = message.get_mut(OFFSET_MODE) {
-            *flags = *flags & !0x07 | self.mode as u8;
+            *flags = *flags & !MODE_BITS | self.mode as u8;
         }
         if let Some(hops) = message.get_mut(OFFSET_HOPS) {
             *hops = self.hops;
@@ -254,10 +257,10 @@ mod tests {
 
     fn any_header() -> impl Strategy<Value = RoutedHeader> {
         let part = prop_oneof![Just(Part::Whole), any::<u32>().prop_map(Part::First), any::<u32>().prop_map(Part::Second)];
-        let fixed = (0u8..7, any::<bool>(), any::<u8>(), any::<u8>(), 0u8..64);
+        let fixed = (0u8..8, any::<bool>(), any::<u8>(), any::<u8>(), 0u8..64);
         (fixed, part, any_id(), any_id(), proptest::option::of(any_id())).prop_map(
             |((mode, trace, hops, limit, content), part, source, destination, agent)| RoutedHeader {
-                mode: RouteMode::from_bits(mode).expect("below 7"),
+                mode: RouteMode::from_bits(mode),
                 trace,
                 hops,
                 limit,
@@ -323,7 +326,7 @@ mod tests {
             agent: None,
         };
         header.write(&mut good);
-        for (offset, value, field) in [(0, 0x12, "payload kind"), (1, 0x07, "mode"), (1, 0x20, "flags"), (4, 0xc1, "part")] {
+        for (offset, value, field) in [(0, 0x12, "payload kind"), (1, 0x20, "flags"), (4, 0xc1, "part")] {
             let mut bad = good.clone();
             bad[offset] = value;
             assert_eq!(RoutedHeader::parse(&bad), Err(WireError::BadField(field)));
