@@ -1,5 +1,6 @@
 //! Whole rings in virtual time over an idealised session layer.
 
+mod geometries;
 mod messages;
 mod net;
 mod ring;

@@ -187,3 +187,6 @@ const fn log2_ceil(value: u64) -> u32 {
         more => 64 - (more - 1).leading_zeros(),
     }
 }
+
+#[cfg(test)]
+mod contract_tests;

@@ -75,7 +75,7 @@ impl Geometry for Symphony {
     }
 
     fn draw_far(&self, view: &View<'_>, rng: &mut Rng) -> NodeId {
-        let distance = Distance::from_prefix(harmonic(self.estimate_size(view), rng));
+        let distance = draw_distance(self.estimate_size(view), rng);
         if rng.next_u64() & 1 == 0 { view.local.plus(&distance) } else { view.local.less(&distance) }
     }
 
@@ -131,6 +131,11 @@ const fn arc(a: u32, b: u32) -> u32 {
     let there = a.wrapping_sub(b);
     let back = b.wrapping_sub(a);
     if there < back { there } else { back }
+}
+
+/// A harmonically distributed distance in a ring of `size` nodes.
+pub(super) fn draw_distance(size: u64, rng: &mut Rng) -> Distance {
+    Distance::from_prefix(harmonic(size, rng))
 }
 
 /// A distance (first 64 bits) whose logarithm is uniform between the mean spacing of `size` nodes and half the ring.

@@ -185,6 +185,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
     use proptest::prelude::*;
 
     const PASTRY: Table = Table { bits: 4, capacity: 1 };

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::GeometryKind;
 use crate::id::NodeId;
 use crate::io::DropReason;
+use crate::overlay::geometry::{self, SIDES};
 use crate::overlay::{DialId, Overlay, OverlayAction};
 use crate::rng::Rng;
 use crate::shard::table::PeerId;
@@ -40,6 +41,8 @@ pub(super) struct Node {
 }
 
 pub(super) struct Net {
+    /// By which rule nodes that are added from now on route.
+    pub(super) geometry: GeometryKind,
     pub(super) now: Instant,
     pub(super) nodes: Vec<Node>,
     by_id: BTreeMap<NodeId, usize>,
@@ -66,6 +69,7 @@ pub(super) struct Net {
 impl Net {
     pub(super) fn new(seed: u8) -> Self {
         Self {
+            geometry: GeometryKind::Symphony,
             now: Instant::from_secs(1),
             nodes: Vec::new(),
             by_id: BTreeMap::new(),
@@ -109,7 +113,7 @@ impl Net {
     pub(super) fn add_with_id(&mut self, id: NodeId, bootstrap: Vec<SocketAddr>) {
         let index = self.nodes.len();
         let rng = self.rng.fork(&format!("node {index}"));
-        let mut overlay = Overlay::new(id, GeometryKind::Symphony, bootstrap, rng, self.now);
+        let mut overlay = Overlay::new(id, self.geometry, bootstrap, rng, self.now);
         overlay.set_candidates(&[Self::address(index)]);
         let wake = Some(self.now);
         self.wakes.insert((self.now, index));
@@ -346,17 +350,17 @@ impl Net {
     }
 
     fn faults(&self) -> Vec<String> {
-        let order = self.sorted();
-        let count = order.len();
+        let ids: Vec<NodeId> = self.sorted().into_iter().map(|index| self.nodes[index].id).collect();
+        let geometry = geometry::of(self.geometry);
+        let (shape, per_side) = (geometry.shape(), geometry.near_per_side());
         let mut faults = Vec::new();
-        for (place, &index) in order.iter().enumerate() {
+        for id in &ids {
+            let index = self.by_id[id];
             let view = self.nodes[index].overlay.view();
-            let mut want_ahead = Vec::new();
-            let mut want_behind = Vec::new();
-            for step in 1..=4.min(count - 1) {
-                want_ahead.push(self.nodes[order[(place + step) % count]].id);
-                want_behind.push(self.nodes[order[(place + count - step) % count]].id);
-            }
+            let [want_ahead, want_behind] = SIDES.map(|side| {
+                let places = shape.places(per_side)[side as usize];
+                shape.side(side, &ids, id).take(places).copied().collect::<Vec<NodeId>>()
+            });
             if view.successors != want_ahead || view.predecessors != want_behind || !view.consistent {
                 faults.push(format!(
                     "{index} {:?}: consistent {} successors {:?} (want {want_ahead:?}) predecessors {:?} (want {want_behind:?})",
@@ -367,7 +371,7 @@ impl Net {
         faults
     }
 
-    /// Whether every living node has its four true neighbours on both sides, and says that it is consistent.
+    /// Whether every living node has its true neighbours on all sides, and says that it is consistent.
     pub(super) fn is_right(&self) -> bool {
         self.faults().is_empty()
     }
