@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use annulus_core::config::GeometryKind;
 use annulus_core::group::{CaCertificate, Certificate, check_group_name};
@@ -139,10 +140,8 @@ impl GroupFile {
                 None,
             ));
         }
-        let geometry = match text.geometry.as_deref() {
-            None | Some("symphony") => GeometryKind::Symphony,
-            Some(other) => return Err(document.fault("geometry", format!("`{other}` is not known"), Some("valid: symphony".into()))),
-        };
+        let named = text.geometry.as_deref().map(GeometryKind::from_str).transpose();
+        let geometry = named.map_err(|error| document.fault("geometry", error.to_string(), None))?.unwrap_or_default();
         let prefix = |key: &str, value: &str, v4: bool, range: core::ops::RangeInclusive<u8>| {
             let found = parse_prefix(value).filter(|prefix| prefix.address.is_ipv4() == v4 && range.contains(&prefix.len));
             found.ok_or_else(|| {
@@ -312,6 +311,11 @@ mod tests {
         assert_eq!((group.ca_certificates.len(), group.certificate.node_name()), (1, "a"));
         assert_eq!(group.key, dir.path().join("lab/node.key"));
         assert_eq!(*group.realm_key, [0x0f; 32]);
+        assert_eq!(group.geometry, GeometryKind::Symphony, "where the file names none");
+        for kind in GeometryKind::ALL {
+            let text = GroupText { geometry: Some(kind.name().into()), ..sample() };
+            assert_eq!(GroupFile::load(&write(dir.path(), "lab.toml", &text)).unwrap().geometry, kind);
+        }
     }
 
     #[test]
@@ -326,7 +330,11 @@ mod tests {
         assert!(fault(&|text| text.bootstrap = vec!["192.0.2.300:1".into()]).contains("`192.0.2.300:1` is not HOST:PORT"));
         assert!(fault(&|text| text.realm_key = "abc".into()).contains("realm_key: is not 64"));
         assert!(fault(&|text| text.name = "../etc".into()).contains("name:"));
-        assert!(fault(&|text| text.geometry = Some("torus".into())).contains("geometry"));
+        let fault_of_geometry = fault(&|text| text.geometry = Some("torus".into()));
+        assert!(
+            fault_of_geometry.contains("geometry: `torus` is no geometry; valid: symphony, chord, pastry, kademlia"),
+            "{fault_of_geometry}"
+        );
         assert!(fault(&|text| text.certificate = Some("x".into())).contains("keep one of both"));
     }
 

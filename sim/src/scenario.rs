@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
-use annulus_core::config::{Config, CryptoMode};
+use annulus_core::config::{Config, CryptoMode, GeometryKind};
 use annulus_core::group::{Authority, Identity, Parameters, Profile, Trust};
 use annulus_core::io::ShardId;
 use annulus_core::node::Node;
@@ -31,6 +31,9 @@ pub struct Scenario {
     /// Addresses that each node knows at its start.
     #[serde(default = "five")]
     pub contacts: u32,
+    /// By which rule nodes link and route: `symphony`, `chord`, `pastry` or `kademlia`.
+    #[serde(default, deserialize_with = "geometry")]
+    pub geometry: GeometryKind,
     /// All nodes start within this time, in ms.
     #[serde(default)]
     pub start_within_ms: u32,
@@ -48,6 +51,10 @@ pub struct Scenario {
     /// Virtual time that the run goes on after that, in s: until links to dead nodes that are no neighbours are noticed.
     #[serde(default)]
     pub settle_s: u32,
+}
+
+fn geometry<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<GeometryKind, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 const fn five() -> u32 {
@@ -78,10 +85,18 @@ pub struct Report {
     pub ring_correct: bool,
     /// Share of ordered pairs of living nodes that reach each other.
     pub reachable: f64,
+    /// By which rule nodes linked and routed.
+    pub geometry: &'static str,
     /// Mean overlay hops over these pairs.
     pub mean_hops: f64,
+    /// Overlay hops that 99 % of these pairs need at most.
+    pub p99_hops: u64,
     /// Most overlay hops over these pairs.
     pub max_hops: u64,
+    /// Mean links per living node, those for traffic included.
+    pub mean_links: f64,
+    /// Most links of one living node.
+    pub max_links: usize,
     /// Virtual time until the ring stood, in s.
     pub formed_s: Option<f64>,
     /// Virtual time from the crash until the ring was right again, in s.
@@ -127,15 +142,21 @@ impl Scenario {
         let repaired_s = (self.crash_percent > 0).then(|| self.crash(&mut world, &mut rng, progress)).flatten();
         world.run(Duration::from_secs(u64::from(self.settle_s)));
         let state = oracle::ring(&world);
-        let reach = if state.nodes > 1 { oracle::reach(&world) } else { Reach { pairs: 1, reached: 1, ..Reach::default() } };
+        let reach = if state.nodes > 1 { oracle::reach(&world) } else { Reach { pairs: 1, reached: 1, hops: vec![1] } };
+        let alive = world.hosts().iter().filter(|host| host.alive);
+        let links: Vec<usize> = alive.map(|host| host.node().links(world.now()).count()).collect();
         Ok(Report {
             scenario: self.name.clone(),
             seed,
             nodes: self.nodes,
             ring_correct: state.is_correct(),
             reachable: reach.reached as f64 / reach.pairs as f64,
-            mean_hops: reach.hops as f64 / reach.reached.max(1) as f64,
-            max_hops: reach.max_hops,
+            geometry: self.geometry.name(),
+            mean_hops: reach.mean(),
+            p99_hops: reach.percentile(990),
+            max_hops: reach.max(),
+            mean_links: links.iter().sum::<usize>() as f64 / links.len().max(1) as f64,
+            max_links: links.iter().copied().max().unwrap_or(0),
             formed_s,
             repaired_s,
             alive: state.nodes,
@@ -159,6 +180,7 @@ impl Scenario {
         for id in 0..self.nodes {
             let contacts = self.contacts_of(id, &mut draw);
             let mut config = group.config(contacts);
+            config.geometry = self.geometry;
             config.crypto = self.crypto_mode()?;
             let start = world.now() + Duration::from_micros(draw.below(u64::from(self.start_within_ms) * 1000 + 1));
             let host = group.host(id, config, start)?;

@@ -3,7 +3,7 @@
 use core::cmp::Reverse;
 use core::net::{Ipv4Addr, SocketAddr};
 use core::time::Duration;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use annulus_core::events::{Command, Event};
 use annulus_core::pump::Scratch;
@@ -47,6 +47,8 @@ pub struct World {
     hosts: Vec<Host>,
     by_address: BTreeMap<SocketAddr, HostId>,
     network: Network,
+    /// Pairs between which nothing arrives, the smaller number first.
+    broken: BTreeSet<(HostId, HostId)>,
     rng: Rng,
     scratch: Scratch,
     effects: Effects,
@@ -71,6 +73,7 @@ impl World {
             hosts: Vec::new(),
             by_address: BTreeMap::new(),
             network,
+            broken: BTreeSet::new(),
             rng: rng.fork("network"),
             scratch: Scratch::default(),
             effects: Effects::default(),
@@ -152,6 +155,11 @@ impl World {
         self.hosts[id as usize].wake = None;
     }
 
+    /// From now on nothing arrives between these two hosts, while others reach both.
+    pub fn break_pair(&mut self, a: HostId, b: HostId) {
+        self.broken.insert((a.min(b), a.max(b)));
+    }
+
     /// Gives a host another address; datagrams on their way to the old one are lost.
     pub fn roam(&mut self, id: HostId, address: SocketAddr) {
         let host = &mut self.hosts[id as usize];
@@ -224,6 +232,9 @@ impl World {
                 self.undeliverable += 1;
                 continue;
             };
+            if self.broken.contains(&(id.min(host), id.max(host))) {
+                continue;
+            }
             let (delays, copies) = self.network.carry(id, host, &mut self.rng);
             for delay in &delays[..copies] {
                 self.schedule(self.now + *delay, host, What::Arrive { from, bytes: bytes.clone() });

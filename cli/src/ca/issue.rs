@@ -120,6 +120,7 @@ impl Issue {
         let parts = keep.authority.to_parts();
         let text = GroupText {
             name: name.clone(),
+            geometry: keep.text.geometry.clone(),
             ipv4_network: keep.text.ipv4_network.clone(),
             ipv6_network: keep.text.ipv6_network.clone(),
             bootstrap: self.bootstrap(keep)?,

@@ -3,7 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
+use annulus_core::config::GeometryKind;
 use annulus_core::group::{Authority, Certificate, NodeIdSecret, Parts, RealmKey};
 use annulus_core::shard::table::Prefix;
 use annulus_daemon::config;
@@ -24,6 +26,9 @@ pub(super) struct KeepText {
     pub(super) ipv4_network: Option<String>,
     /// IPv6 network of the virtual addresses.
     pub(super) ipv6_network: String,
+    /// By which rule members link and route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) geometry: Option<String>,
     /// Nodes that members begin with.
     #[serde(default)]
     pub(super) bootstrap: Vec<String>,
@@ -57,6 +62,7 @@ impl Keep {
         authority: &Authority,
         ipv4: Option<Prefix>,
         ipv6: Prefix,
+        geometry: GeometryKind,
         bootstrap: &[String],
     ) -> Result<(), Failure> {
         files::private_dir(dir).map_err(Failure::failed)?;
@@ -70,6 +76,7 @@ impl Keep {
             name: name.to_owned(),
             ipv4_network: ipv4.map(|network| network.to_string()),
             ipv6_network: ipv6.to_string(),
+            geometry: Some(geometry.name().to_owned()),
             bootstrap: bootstrap.to_vec(),
             realm_key: hex(parts.realm_key.as_bytes()),
             node_id_secret: hex(parts.node_id_secret.as_bytes()),
@@ -91,6 +98,8 @@ impl Keep {
         }
         let lock = lock(dir)?;
         let text = config::load_secret::<KeepText>(&dir.join("group.toml")).map_err(Failure::usage)?;
+        let geometry = text.content.geometry.as_deref().map(GeometryKind::from_str).transpose();
+        geometry.map_err(|error| Failure::usage(text.fault("geometry", error.to_string(), None)))?;
         let secret = |key: &str, value: &str| -> Result<[u8; 32], Failure> {
             let bytes = unhex(value).and_then(|bytes| bytes.try_into().ok());
             bytes.ok_or_else(|| {

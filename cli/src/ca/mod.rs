@@ -6,6 +6,7 @@ mod keep;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use annulus_core::config::GeometryKind;
 use annulus_core::group::{Authority, Certificate, Parameters, Revoked, check_group_name};
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::Prefix;
@@ -67,6 +68,9 @@ pub(crate) struct Init {
     /// IPv6 network of the virtual addresses, a /64; a random one of fd00::/8 if it is left out
     #[arg(long, value_name = "NETWORK", value_parser = ipv6_network)]
     ipv6: Option<Prefix>,
+    /// How members link and route: symphony, chord, pastry or kademlia; all nodes of the group follow it, for as long as the group lives
+    #[arg(long, value_name = "NAME", default_value_t = GeometryKind::Symphony)]
+    geometry: GeometryKind,
     /// HOST:PORT of a node that others begin with; may be given several times, also to `issue`
     #[arg(long, value_name = "HOST:PORT", value_parser = bootstrap)]
     bootstrap: Vec<String>,
@@ -141,17 +145,19 @@ impl Init {
         let authority = Authority::init(&parameters, &mut rng, clock::wall()).map_err(Failure::usage)?;
         let ipv4 = self.ipv4.map_or_else(|| Some(draw(|| random_ipv4(&mut rng))), |choice| choice.0);
         let ipv6 = self.ipv6.unwrap_or_else(|| draw(|| random_ipv6(&mut rng)));
-        Keep::create(&self.place.dir, &self.name, &authority, ipv4, ipv6, &self.bootstrap)?;
+        Keep::create(&self.place.dir, &self.name, &authority, ipv4, ipv6, self.geometry, &self.bootstrap)?;
         let certificate = authority.certificate();
         output.json(&serde_json::json!({
             "group": self.name, "group_id": hex(&certificate.group_id().0), "ca_dir": self.place.dir, "fingerprint": hex(&certificate.fingerprint()),
-            "ipv4_network": ipv4.map(|network| network.to_string()), "ipv6_network": ipv6.to_string(), "not_after": certificate.not_after().0,
+            "ipv4_network": ipv4.map(|network| network.to_string()), "ipv6_network": ipv6.to_string(), "geometry": self.geometry.name(),
+            "not_after": certificate.not_after().0,
         }));
         output.text(format_args!(
-            "group {} is founded; its CA lies in {}\nIPv4         {}\nIPv6         {ipv6}\nfingerprint  {}\n\nnext: annulus ca issue NODE --user USER --bootstrap HOST:PORT",
+            "group {} is founded; its CA lies in {}\nIPv4         {}\nIPv6         {ipv6}\ngeometry     {}\nfingerprint  {}\n\nnext: annulus ca issue NODE --user USER --bootstrap HOST:PORT",
             self.name,
             self.place.dir.display(),
             ipv4.map_or_else(|| "none".to_owned(), |network| network.to_string()),
+            self.geometry,
             hex(&certificate.fingerprint()),
         ));
         output.note(format_args!(
@@ -191,14 +197,16 @@ impl Show {
             .collect();
         output.json(&serde_json::json!({
             "group": keep.text.name, "group_id": hex(&certificate.group_id().0), "fingerprint": hex(&certificate.fingerprint()), "not_after": certificate.not_after().0,
-            "ipv4_network": keep.text.ipv4_network, "ipv6_network": keep.text.ipv6_network, "revocation_epoch": authority.revocations().map(|list| list.epoch()),
+            "ipv4_network": keep.text.ipv4_network, "ipv6_network": keep.text.ipv6_network, "geometry": keep.text.geometry,
+            "revocation_epoch": authority.revocations().map(|list| list.epoch()),
             "issued": json,
         }));
         output.text(format_args!(
-            "group        {}\nIPv4         {}\nIPv6         {}\nbootstrap    {}\nfingerprint  {}\nCA ends      in {} days\n",
+            "group        {}\nIPv4         {}\nIPv6         {}\ngeometry     {}\nbootstrap    {}\nfingerprint  {}\nCA ends      in {} days\n",
             keep.text.name,
             keep.text.ipv4_network.as_deref().unwrap_or("none"),
             keep.text.ipv6_network,
+            keep.text.geometry.as_deref().unwrap_or(GeometryKind::default().name()),
             list(&keep.text.bootstrap),
             hex(&certificate.fingerprint()),
             certificate.not_after().saturating_since(now) / 86_400,

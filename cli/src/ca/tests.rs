@@ -48,6 +48,27 @@ fn what_is_issued_is_ready_to_run() {
 }
 
 #[test]
+fn the_geometry_of_a_group_comes_from_its_founding_and_goes_to_every_node() {
+    for (words, kind) in
+        [("", GeometryKind::Symphony), ("--geometry chord", GeometryKind::Chord), ("--geometry kademlia", GeometryKind::Kademlia)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        run(dir.path(), &format!("init lab {words}")).unwrap();
+        run(dir.path(), "issue a --user ada --out @a").unwrap();
+        assert_eq!(load_all(&dir.path().join("a/groups.d")).unwrap()[0].geometry, kind);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let unknown = run(dir.path(), "init lab --geometry torus").unwrap_err();
+    assert!(unknown.message.contains("`torus` is no geometry; valid: symphony, chord, pastry, kademlia"), "{unknown}");
+    run(dir.path(), "init lab").unwrap();
+    let file = dir.path().join("ca/group.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("symphony", "torus");
+    std::fs::write(&file, text).unwrap();
+    let unknown = run(dir.path(), "issue a --user ada --out @a").unwrap_err();
+    assert!(unknown.exit == Exit::WrongUse && unknown.message.contains("geometry: `torus` is no geometry"), "{unknown}");
+}
+
+#[test]
 fn a_name_is_given_once_and_a_renewal_keeps_key_and_node_id() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path(), "init lab --ipv4 none").unwrap();

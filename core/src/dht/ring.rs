@@ -37,7 +37,15 @@ impl Ring {
     /// A view of nothing yet: not consistent, alone.
     #[must_use]
     pub fn new(local: NodeId, geometry: GeometryKind) -> Self {
-        Self { local, geometry: geometry::of(geometry), consistent: false, size: 1, near: Vec::new(), vicinity: Vec::new(), all: Vec::new() }
+        Self {
+            local,
+            geometry: geometry::of(geometry),
+            consistent: false,
+            size: 1,
+            near: Vec::new(),
+            vicinity: Vec::new(),
+            all: Vec::new(),
+        }
     }
 
     /// Takes over a new view; returns whether what the local node holds may have changed by it.

@@ -9,8 +9,8 @@ use crate::peer::PeerView;
 use crate::stats::Stats;
 use crate::time::Instant;
 
-use super::{Node, OTHER_GEOMETRY_LIFE, OTHER_GEOMETRY_REPORT};
 use super::status::{KnownHost, NodeStatus, PathStatus, PeerStatus};
+use super::{Node, OTHER_GEOMETRY_LIFE, OTHER_GEOMETRY_REPORT};
 
 impl Node {
     /// Whether the ring position is consistent (a lone node's is).
@@ -19,7 +19,13 @@ impl Node {
         self.joined.is_some()
     }
 
-    /// The nearest linked nodes clockwise and counter-clockwise.
+    /// By which rule this node links and routes.
+    #[must_use]
+    pub const fn geometry(&self) -> GeometryKind {
+        self.config.geometry
+    }
+
+    /// The nearest linked nodes clockwise and counter-clockwise (with the XOR metric the closest one, and nobody).
     #[must_use]
     pub fn ring_neighbours(&self) -> (Option<NodeId>, Option<NodeId>) {
         let RingView { successors, predecessors, .. } = self.overlay.view();

@@ -1,9 +1,9 @@
 //! Connect requests over the ring ("dial me, I dial you"), and dials with their results.
 
 use super::Overlay;
+use super::geometry::{SIDES, Side};
 use super::hint::join_addresses;
 use super::known::Heard;
-use super::geometry::{SIDES, Side};
 use super::links::find;
 use super::near::MAX_DIAL_ADDRESSES;
 use super::rpc::{Purpose, Route};

@@ -4,12 +4,12 @@ use core::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::Overlay;
+use super::geometry::{SIDES, Side};
 use super::hint::{Hint, join_addresses};
 use super::known::{Heard, Known};
-use super::geometry::{SIDES, Side};
 use super::links::Link;
 use super::types::{OverlayAction, Roles};
+use super::{MAX_REFUSED, OTHER_GEOMETRY, Overlay, REFUSED_LIFE};
 use crate::config::GeometryKind;
 use crate::id::NodeId;
 use crate::io::DropReason;
@@ -128,7 +128,7 @@ impl Overlay {
                 }
                 *received = Some(status.number);
                 if status.geometry != self.geometry.kind() {
-                    self.refuse_geometry(index, status.geometry);
+                    self.refuse_geometry(index, status.geometry, now);
                     return Ok(());
                 }
                 self.take_status(index, &status, now);
@@ -138,12 +138,17 @@ impl Overlay {
     }
 
     /// The other end routes by another geometry: messages would go in circles between us, so the link ends before it carries any.
-    fn refuse_geometry(&mut self, index: usize, theirs: GeometryKind) {
+    fn refuse_geometry(&mut self, index: usize, theirs: GeometryKind, now: Instant) {
         let link = &mut self.links[index];
         link.leaving = true;
         let (peer, node) = (link.peer, link.node);
         self.actions.push_back(OverlayAction::OtherGeometry { node, theirs });
-        self.actions.push_back(OverlayAction::Drop { peer, reason: "another geometry" });
+        self.actions.push_back(OverlayAction::Drop { peer, reason: OTHER_GEOMETRY });
+        self.refused.retain(|(refused, until)| *refused != node && *until > now);
+        if self.refused.len() >= MAX_REFUSED {
+            self.refused.remove(0);
+        }
+        self.refused.push((node, now + REFUSED_LIFE));
     }
 
     fn take_status(&mut self, index: usize, status: &Status, now: Instant) {

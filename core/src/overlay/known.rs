@@ -6,8 +6,8 @@ use core::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::hint::{Hint, join_addresses};
 use super::geometry::{SIDES, Shape};
+use super::hint::{Hint, join_addresses};
 use super::links::{Link, Placed, find};
 use crate::id::{Distance, NodeId};
 use crate::io::Candidates;

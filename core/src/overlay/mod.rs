@@ -87,6 +87,13 @@ use rpc::Rpc;
 /// them. Everything but messages is bounded by the table that it comes from.
 pub const MAX_ACTIONS: usize = 4096;
 
+/// Why a link with a node that routes by another geometry ends.
+const OTHER_GEOMETRY: &str = "another geometry";
+/// Nodes with another geometry that are remembered; beyond it the oldest is forgotten, and linked until its first status comes.
+const MAX_REFUSED: usize = 64;
+/// How long such a node is not linked again: until it is tried anew, a link that it makes does not disturb the ring for a round trip.
+const REFUSED_LIFE: Duration = Duration::from_secs(300);
+
 /// The overlay of one node in one realm. See the [module](self) for what it does and how it is driven.
 #[derive(Debug)]
 pub struct Overlay {
@@ -111,6 +118,8 @@ pub struct Overlay {
     far: Far,
     demands: Demands,
     gossip_due: Option<Instant>,
+    /// Nodes that said that they route by another geometry, and until when they are not linked, oldest first.
+    refused: Vec<(NodeId, Instant)>,
 }
 
 impl Overlay {
@@ -142,6 +151,7 @@ impl Overlay {
             far: Far::new(now),
             demands: Demands::default(),
             gossip_due: None,
+            refused: Vec::new(),
         }
     }
 
@@ -163,6 +173,10 @@ impl Overlay {
         if node == self.local || self.leaving {
             let reason = if self.leaving { "leaving" } else { "our own identity" };
             self.actions.push_back(OverlayAction::Drop { peer, reason });
+            return;
+        }
+        if self.refused.iter().any(|(refused, until)| *refused == node && *until > now) {
+            self.actions.push_back(OverlayAction::Drop { peer, reason: OTHER_GEOMETRY });
             return;
         }
         let index = match find(&self.links, &node) {

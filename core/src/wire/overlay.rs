@@ -350,18 +350,20 @@ mod tests {
         let near = || vec(any_entry(2), 0..=MAX_NEAR);
         let lists = (near(), near(), vec(any_entry(1), 0..=MAX_FURTHER), vec(any::<u32>(), 0..=MAX_PREFIXES));
         let flags = (any::<u16>(), any::<bool>(), any::<bool>(), (any::<u8>(), 0usize..4), vec(any_address(), 0..=MAX_STATUS_CANDIDATES));
-        (flags, lists).prop_map(|((number, joined, leaving, (roles, geometry), candidates), (predecessors, successors, further, prefixes))| Status {
-            number,
-            joined,
-            leaving,
-            geometry: GeometryKind::ALL[geometry],
-            roles,
-            candidates: candidates.into(),
-            predecessors,
-            successors,
-            further,
-            prefixes,
-        })
+        (flags, lists).prop_map(
+            |((number, joined, leaving, (roles, geometry), candidates), (predecessors, successors, further, prefixes))| Status {
+                number,
+                joined,
+                leaving,
+                geometry: GeometryKind::ALL[geometry],
+                roles,
+                candidates: candidates.into(),
+                predecessors,
+                successors,
+                further,
+                prefixes,
+            },
+        )
     }
 
     proptest! {

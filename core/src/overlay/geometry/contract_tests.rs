@@ -8,8 +8,8 @@ use super::symphony::draw_distance;
 use super::table::{Slot, Table};
 use super::*;
 use crate::overlay::links::find;
-use crate::rng::Rng;
 use crate::overlay::types::Roles;
+use crate::rng::Rng;
 use crate::shard::table::PeerId;
 use crate::time::Instant;
 use crate::wire::overlay::MAX_NEAR;
@@ -85,9 +85,7 @@ impl Group {
             out
         };
         match self.geometry.kind() {
-            GeometryKind::Symphony => {
-                (0..self.form.long).map(|_| successor(&local.plus(&draw_distance(count as u64, &mut rng)))).collect()
-            }
+            GeometryKind::Symphony => (0..self.form.long).map(|_| successor(&local.plus(&draw_distance(count as u64, &mut rng)))).collect(),
             GeometryKind::Chord => {
                 let power = |bit: usize| {
                     let mut power = [0; 20];
@@ -120,17 +118,18 @@ impl Group {
     }
 
     /// The passive list of a node.
-    fn known(&self, at: usize) -> Vec<Known> {
+    fn known(&self, at: usize, links: &[Link]) -> Vec<Known> {
         let mut known = crate::overlay::known::KnownNodes::new(self.ids[at], self.geometry.shape(), self.geometry.near_per_side());
         let shape = self.geometry.shape();
         for (side, places) in SIDES.into_iter().zip(shape.places(self.geometry.near_per_side() + crate::overlay::PASSIVE_PER_SIDE)) {
             for node in shape.side(side, &self.ids, &self.ids[at]).take(places) {
-                let heard = crate::overlay::known::Heard { node: *node, addresses: crate::io::Candidates::new(), reporter: None, first_hand: true };
+                let heard =
+                    crate::overlay::known::Heard { node: *node, addresses: crate::io::Candidates::new(), reporter: None, first_hand: true };
                 known.hear(heard, &[], Instant::ZERO);
             }
         }
-        for node in self.near(at) {
-            known.link_up(&self.ids[node]);
+        for link in links {
+            known.link_up(&link.node);
         }
         known.entries().to_vec()
     }
@@ -250,15 +249,19 @@ fn points_reach_their_owner_and_the_two_around_them(kind: GeometryKind) {
             assert_eq!(group.route(&table, from, &point, RouteMode::Closest).0, order[..1], "{count} nodes");
             let after = group.ids.partition_point(|id| *id < point) % count;
             let before = group.ids.partition_point(|id| *id <= point);
-            let around = match group.geometry.shape() {
-                // Who asks is told of others, unless it is the closest itself.
-                Shape::Tree => order.iter().copied().filter(|&at| at != from || at == order[0]).take(2).collect(),
+            let found = group.route(&table, from, &point, RouteMode::Bracket).0;
+            if group.geometry.shape() == Shape::Tree {
+                // The closest one, and the closest of those that it knows, but for the asker.
+                let second = found.iter().find(|&&at| at != order[0]);
+                assert!(found.contains(&order[0]) && found.len() <= 2, "{count} nodes: {found:?}");
+                assert!(second.is_some() || count <= 2, "{count} nodes");
+                assert!(second.is_none_or(|second| order[..count.min(16)].contains(second)), "{count} nodes: {found:?}");
+            } else {
                 // A point on a node is surrounded by that node alone.
-                Shape::Ring => vec![(before + count - 1) % count, after],
-            };
-            let mut around = sorted(around);
-            around.dedup();
-            assert_eq!(group.route(&table, from, &point, RouteMode::Bracket).0, around, "{count} nodes");
+                let mut around = sorted(vec![(before + count - 1) % count, after]);
+                around.dedup();
+                assert_eq!(found, around, "{count} nodes");
+            }
         }
     }
 }
@@ -331,7 +334,7 @@ fn a_place_is_consistent_when_the_neighbours_say_so(kind: GeometryKind) {
 
 fn the_size_is_estimated_within_a_factor_of_three(kind: GeometryKind) {
     let group = Group::new(kind, 300, 9);
-    let estimate = |(at, place): (usize, &Place)| group.geometry.estimate_size(&View { known: &group.known(at), ..view(place) });
+    let estimate = |(at, place): (usize, &Place)| group.geometry.estimate_size(&View { known: &group.known(at, &place.1), ..view(place) });
     let mut estimates: Vec<u64> = group.tables().iter().enumerate().map(estimate).collect();
     estimates.sort_unstable();
     assert!((200..450).contains(&estimates[150]) && estimates[6] > 80 && estimates[293] < 1200, "{estimates:?}");
@@ -342,7 +345,7 @@ fn gaps_are_seen_and_filled_and_what_is_too_much_is_named(kind: GeometryKind) {
     let mut rng = Rng::new([6; 32]);
     let geometry = group.geometry;
     for at in (0..400).step_by(80) {
-        let known = group.known(at);
+        let known = group.known(at, &group.own(at).1);
         let lacks = |place: &Place| geometry.lacks_far(&View { known: &known, ..view(place) });
         let mut place = group.own(at);
         let right = place.1.len();
@@ -402,7 +405,16 @@ fn a_link_for_the_first_contact_is_kept_where_it_fills_a_gap(kind: GeometryKind)
     assert!(adopted.is_empty(), "links for traffic come and go");
 }
 
-fn message_may_go(kind: GeometryKind, ids: &[NodeId], tables: &[Vec<Link>], start: usize, target: NodeId, mode: RouteMode, source: NodeId, joined: bool) {
+fn message_may_go(
+    kind: GeometryKind,
+    ids: &[NodeId],
+    tables: &[Vec<Link>],
+    start: usize,
+    target: NodeId,
+    mode: RouteMode,
+    source: NodeId,
+    joined: bool,
+) {
     let geometry = of(kind);
     let (mut at, mut mode, mut hops, mut previous) = (start, mode, 0, None);
     loop {
