@@ -22,6 +22,9 @@ impl Overlay {
         match result.ok().and_then(|peer| self.link_index(peer)) {
             Some(index) => {
                 let peer = self.links[index].peer;
+                if self.is_refused(&self.links[index].node, now) {
+                    return self.settle(now);
+                }
                 let news = dial.roles.has(Roles::LEAF) && !self.links[index].roles.has(Roles::LEAF);
                 self.add_roles(index, dial.roles, now);
                 if news {

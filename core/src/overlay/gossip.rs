@@ -9,7 +9,7 @@ use super::hint::{Hint, join_addresses};
 use super::known::{Heard, Known};
 use super::links::Link;
 use super::types::{OverlayAction, Roles};
-use super::{MAX_REFUSED, OTHER_GEOMETRY, Overlay, REFUSED_LIFE};
+use super::{MAX_REFUSED, Overlay, REFUSED_LIFE};
 use crate::config::GeometryKind;
 use crate::id::NodeId;
 use crate::io::DropReason;
@@ -141,9 +141,11 @@ impl Overlay {
     fn refuse_geometry(&mut self, index: usize, theirs: GeometryKind, now: Instant) {
         let link = &mut self.links[index];
         link.leaving = true;
-        let (peer, node) = (link.peer, link.node);
+        let node = link.node;
+        let roles = link.roles;
+        // It stays for a while, unused, so that the other end hears our status as well.
+        self.remove_roles(index, roles, now);
         self.actions.push_back(OverlayAction::OtherGeometry { node, theirs });
-        self.actions.push_back(OverlayAction::Drop { peer, reason: OTHER_GEOMETRY });
         self.refused.retain(|(refused, until)| *refused != node && *until > now);
         if self.refused.len() >= MAX_REFUSED {
             self.refused.remove(0);

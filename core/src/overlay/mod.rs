@@ -87,11 +87,9 @@ use rpc::Rpc;
 /// them. Everything but messages is bounded by the table that it comes from.
 pub const MAX_ACTIONS: usize = 4096;
 
-/// Why a link with a node that routes by another geometry ends.
-const OTHER_GEOMETRY: &str = "another geometry";
 /// Nodes with another geometry that are remembered; beyond it the oldest is forgotten, and linked until its first status comes.
 const MAX_REFUSED: usize = 64;
-/// How long such a node is not linked again: until it is tried anew, a link that it makes does not disturb the ring for a round trip.
+/// How long such a node is remembered: a link that it makes meanwhile does not disturb the ring, not even until its first status comes.
 const REFUSED_LIFE: Duration = Duration::from_secs(300);
 
 /// The overlay of one node in one realm. See the [module](self) for what it does and how it is driven.
@@ -175,10 +173,6 @@ impl Overlay {
             self.actions.push_back(OverlayAction::Drop { peer, reason });
             return;
         }
-        if self.refused.iter().any(|(refused, until)| *refused == node && *until > now) {
-            self.actions.push_back(OverlayAction::Drop { peer, reason: OTHER_GEOMETRY });
-            return;
-        }
         let index = match find(&self.links, &node) {
             Ok(index) => index,
             Err(_) if self.links.len() >= MAX_LINKS => {
@@ -205,6 +199,13 @@ impl Overlay {
             self.far_made(now);
         }
         self.bootstrap.forget(&node);
+        if self.is_refused(&node, now) {
+            // It shall hear why, and then goes like any link that nobody needs.
+            self.links[index].leaving = true;
+            self.send_status(index, now);
+            self.settle(now);
+            return;
+        }
         self.add_roles(index, roles, now);
         self.link_is_new(peer, now);
     }
@@ -373,6 +374,11 @@ impl Overlay {
 
     fn geometry_view(&self) -> View<'_> {
         View { local: self.local, joined: self.joined, links: &self.links, known: self.known.entries() }
+    }
+
+    /// Whether the node said lately that it routes by another geometry.
+    fn is_refused(&self, node: &NodeId, now: Instant) -> bool {
+        self.refused.iter().any(|(refused, until)| refused == node && *until > now)
     }
 
     fn link_index(&self, peer: PeerId) -> Option<usize> {

@@ -185,6 +185,9 @@ impl Overlay {
             return Err(DropReason::NotOurs);
         }
         let sender = self.link_index(from).map(|index| self.links[index].node);
+        if sender.is_some_and(|sender| self.is_refused(&sender, now)) {
+            return Err(DropReason::Unroutable);
+        }
         if header.mode.is_directional() && header.hops >= header.limit {
             return self.deliver(&header, body, now);
         }

@@ -84,7 +84,8 @@ fn who_routes_by_another_geometry_is_told_and_not_linked(kind: GeometryKind) {
     assert!(says(&mut net, 3, stranger, other), "the member notes who differs");
     assert!(says(&mut net, stranger, 3, kind), "and is noted");
     assert_eq!(net.nodes[stranger].overlay.links(net.now).filter(|link| link.joined).count(), 0);
-    assert!(net.nodes[3].overlay.link(&net.nodes[stranger].id, net.now).is_none());
+    let link = net.nodes[3].overlay.link(&net.nodes[stranger].id, net.now);
+    assert!(link.as_ref().is_none_or(|link| link.roles.is_none()), "{link:?}");
     net.kill(stranger);
     net.geometry = kind;
     assert!(net.is_right(), "{}", net.complaints());
