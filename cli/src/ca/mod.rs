@@ -206,7 +206,7 @@ impl Show {
             keep.text.name,
             keep.text.ipv4_network.as_deref().unwrap_or("none"),
             keep.text.ipv6_network,
-            keep.text.geometry.as_deref().unwrap_or(GeometryKind::default().name()),
+            keep.text.geometry.as_deref().unwrap_or(GeometryKind::Symphony.name()),
             list(&keep.text.bootstrap),
             hex(&certificate.fingerprint()),
             certificate.not_after().saturating_since(now) / 86_400,
