@@ -28,7 +28,7 @@
 //! use std::net::{IpAddr, SocketAddr};
 //! use std::time::Duration;
 //!
-//! use annulus_core::{batch::Slot, config::Config, events::Event, group::*, io::*, node::Node, pump::*, rng::Rng, shard::*, time::*};
+//! use annulus_core::{batch::Slot, config::Config, events::Event, group::*, io::*, node::Node, pump::*, rng::Rng, shard::*, time::*, worker::Parcel};
 //!
 //! /// A network and a host's surroundings in one: what is sent lies in a queue.
 //! #[derive(Default)]
@@ -42,6 +42,10 @@
 //!     }
 //!     fn deliver(&mut self, _: RealmSlot, _: &[u8], _: &[Slot]) {}
 //!     fn event(&mut self, _: RealmSlot, _: Event) {}
+//!     // For further workers only.
+//!     fn publish(&mut self, _: ShardId, _: RealmSlot, _: Parcel) -> Result<(), Parcel> {
+//!         Ok(())
+//!     }
 //! }
 //!
 //! let wall = UnixTime(1_800_000_000);
@@ -104,3 +108,4 @@ pub mod time;
 pub mod timers;
 pub mod vpn;
 pub mod wire;
+pub mod worker;

@@ -9,6 +9,17 @@ use crate::rng::Rng;
 /// costs this much memory and no more, and pinned paths (those of peers) are never evicted.
 pub const MAX_PATHS: usize = 16_384;
 
+/// What a path stands for, said so that another table understands it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// No path, or one that was forgotten.
+    None,
+    /// Anything but a circuit.
+    Plain(Endpoint),
+    /// The circuit with this index through the relay at the endpoint, which is no circuit.
+    Circuit { via: Endpoint, circuit: u32 },
+}
+
 /// Interns [`Endpoint`]s as [`Path`]s.
 #[derive(Debug)]
 pub struct PathTable {
@@ -74,6 +85,30 @@ impl PathTable {
     #[must_use]
     pub fn resolve(&self, path: Path) -> Option<Endpoint> {
         self.entry(path).map(|entry| entry.endpoint)
+    }
+
+    /// What `path` stands for, for another table.
+    pub(crate) fn name(&self, path: Path) -> Named {
+        match self.resolve(path) {
+            Some(Endpoint::Circuit { via, circuit }) => match self.resolve(via) {
+                Some(via) if !matches!(via, Endpoint::Circuit { .. }) => Named::Circuit { via, circuit },
+                _ => Named::None,
+            },
+            Some(endpoint) => Named::Plain(endpoint),
+            None => Named::None,
+        }
+    }
+
+    /// The path for what another table named; made if new. [`Path::NONE`] for [`Named::None`] and as in [`Self::intern`].
+    pub(crate) fn adopt(&mut self, name: Named) -> Path {
+        match name {
+            Named::None => Path::NONE,
+            Named::Plain(endpoint) => self.intern(endpoint),
+            Named::Circuit { via, circuit } => match self.intern(via) {
+                Path::NONE => Path::NONE,
+                via => self.intern(Endpoint::Circuit { via, circuit }),
+            },
+        }
     }
 
     /// Keeps `path` until as many [`Self::unpin`]s.

