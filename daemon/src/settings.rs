@@ -127,7 +127,7 @@ pub enum TunBackend {
 }
 
 /// Workers of one daemon at most: each seals on lanes of its own, and a session has so many.
-pub const MAX_WORKERS: u8 = annulus_core::shard::LANES as u8;
+pub const MAX_WORKERS: u8 = annulus_core::shard::LANES;
 
 /// Workers that [`Workers::Auto`] takes at most: 10 Gbit/s need no more, and each costs some MB.
 const MAX_AUTO_WORKERS: u8 = 4;

@@ -151,6 +151,17 @@ impl UdpSocket {
         self.gso && !self.refused.iter().any(|(refused, _)| *refused == to)
     }
 
+    /// Destinations that get single datagrams because the kernel refused to segment for them.
+    pub fn unsegmented(&self) -> impl Iterator<Item = SocketAddr> {
+        self.refused.iter().map(|(to, _)| *to)
+    }
+
+    /// Whether the kernel cuts what is sent, where nothing else is known of a destination.
+    #[must_use]
+    pub const fn segments(&self) -> bool {
+        self.gso
+    }
+
     /// Counters since the start.
     #[must_use]
     pub const fn stats(&self) -> UdpStats {
@@ -246,10 +257,13 @@ impl UdpSocket {
                 }
                 Err(error) if !is_refusal(&error) => return count_drop(error, batch.len(), sent),
                 Err(error) => {
-                    // Only if the datagrams pass singly was it the segmentation that the kernel did not want.
+                    // Only if one of full length passes singly was it the segmentation that the kernel did not want, and not the length.
                     let before = sent.datagrams;
-                    self.send_singly(to, buf, batch, sent)?;
-                    if sent.datagrams > before {
+                    let (first, others) = batch.split_at(1);
+                    self.send_singly(to, buf, first, sent)?;
+                    let passes = sent.datagrams > before;
+                    self.send_singly(to, buf, others, sent)?;
+                    if passes {
                         tracing::debug!(%to, %error, "the kernel does not segment for this destination; single datagrams for a minute");
                         self.refuse(to);
                     }

@@ -9,6 +9,7 @@ use annulus_core::pump::Driver;
 use annulus_core::worker::Parcel;
 use annulus_tun_bridge::Tun;
 
+use super::crew::WorkerLink;
 use crate::group_file::MAX_GROUPS;
 use crate::udp::UdpSocket;
 
@@ -24,7 +25,16 @@ pub struct Device {
     pub tun: Box<dyn Tun>,
 }
 
-/// Sockets and devices of a daemon.
+/// What sockets and devices of one thread have counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// See [`Host::dropped`].
+    pub(crate) dropped: [u64; MAX_GROUPS],
+    /// Destinations that the kernel does not segment for at the moment.
+    pub(crate) unsegmented: Vec<SocketAddr>,
+}
+
+/// Sockets and devices of one thread of a daemon.
 #[derive(Debug, Default)]
 pub struct Host {
     /// At most one per address family.
@@ -39,12 +49,31 @@ pub struct Host {
     pub small: Vec<SocketAddr>,
     /// Why the daemon cannot go on: a socket or device is gone.
     pub broken: Option<String>,
+    /// To the workers 1 and above, from the thread of the control plane.
+    pub(super) links: Vec<WorkerLink>,
 }
 
 impl Host {
+    /// Notes that a datagram was too large for the path to `remote`.
+    pub(super) fn note_small(&mut self, remote: SocketAddr) {
+        if self.small.len() < MAX_SMALL && !self.small.contains(&remote) {
+            self.small.push(remote);
+        }
+    }
+
+    /// What there is to count at the moment.
+    pub(super) fn tally(&self) -> Tally {
+        Tally { dropped: self.dropped, unsegmented: self.sockets.iter().flat_map(UdpSocket::unsegmented).collect() }
+    }
+
+    /// Whether [`tally`](Self::tally) would say the same as `earlier`.
+    pub(super) fn is_as(&self, earlier: &Tally) -> bool {
+        self.dropped == earlier.dropped && self.sockets.iter().flat_map(UdpSocket::unsegmented).eq(earlier.unsegmented.iter().copied())
+    }
+
     /// The socket that reaches `remote`.
-    fn socket_for(&mut self, remote: SocketAddr) -> Option<&mut UdpSocket> {
-        self.sockets.iter_mut().find(|socket| socket.local_address().is_ipv4() == remote.is_ipv4())
+    pub(super) fn socket_for(&self, remote: SocketAddr) -> Option<&UdpSocket> {
+        self.sockets.iter().find(|socket| socket.local_address().is_ipv4() == remote.is_ipv4())
     }
 
     fn lose(&mut self, realm: usize, count: usize) {
@@ -60,12 +89,13 @@ impl Driver for Host {
             // This daemon opens no streams, so a node knows no stream endpoint.
             return self.lose(0, slots.len());
         };
-        let Some(socket) = self.socket_for(remote) else { return self.lose(0, slots.len()) };
+        let socket = self.sockets.iter_mut().find(|socket| socket.local_address().is_ipv4() == remote.is_ipv4());
+        let Some(socket) = socket else { return self.lose(0, slots.len()) };
         match socket.send(remote, buf, slots) {
             Ok(sent) => {
                 self.lose(0, sent.dropped);
-                if sent.too_big > 0 && self.small.len() < MAX_SMALL && !self.small.contains(&remote) {
-                    self.small.push(remote);
+                if sent.too_big > 0 {
+                    self.note_small(remote);
                 }
             }
             Err(error) => {
@@ -91,7 +121,10 @@ impl Driver for Host {
         self.events.push_back((realm, event));
     }
 
-    fn publish(&mut self, _: ShardId, _: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
-        Err(parcel)
+    fn publish(&mut self, worker: ShardId, realm: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
+        match usize::from(worker.0).checked_sub(1).and_then(|index| self.links.get_mut(index)) {
+            Some(link) => link.push((realm, parcel)).map_err(|(_, parcel)| parcel),
+            None => Err(parcel),
+        }
     }
 }

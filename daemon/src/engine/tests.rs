@@ -7,7 +7,9 @@ use crate::settings::Flags;
 use annulus_core::group::{Authority, Parameters, Profile};
 use annulus_core::id::NodeId;
 use annulus_core::io::{Event, Path, TimerKind};
-use annulus_core::pump::Driver;
+use annulus_core::batch::Slot;
+use annulus_core::pump::{Driver, Received};
+use annulus_core::worker::Report;
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::Prefix;
 use annulus_core::time::UnixTime;
@@ -60,6 +62,8 @@ impl Plane for Echoing {
         }
         self.commands.push(command);
     }
+
+    fn report(&mut self, _: ShardId, _: RealmSlot, _: Report, _: &mut impl Driver, _: Instant) {}
 
     fn settle(&mut self, driver: &mut impl Driver, _now: Instant) -> Option<(Instant, TimerKind)> {
         for event in self.events.drain(..) {

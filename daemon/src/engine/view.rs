@@ -1,5 +1,7 @@
 //! Answers to the control socket, and the report for the log.
 
+use std::net::SocketAddr;
+
 use annulus_core::io::RealmSlot;
 use annulus_core::time::Instant;
 use serde::Serialize;
@@ -8,7 +10,7 @@ use super::requests::About;
 use super::{CONTROL_REQUESTS, Engine, Plane};
 use crate::control::server::Ticket;
 use crate::control::{ControlError, ErrorCode, Request};
-use crate::status::{HostEntry, HostsAnswer, Status};
+use crate::status::{HostEntry, HostsAnswer, PeerStatus, Status};
 
 impl<P: Plane> Engine<P> {
     /// Answers what was asked, a bounded number at a time; says whether there may be more.
@@ -90,6 +92,9 @@ impl<P: Plane> Engine<P> {
             pid: std::process::id(),
             uptime_s: now.saturating_since(self.started).as_secs(),
             listen: self.host.sockets.iter().map(|socket| socket.local_address()).collect(),
+            workers: self.host.links.len() as u8 + 1,
+            tun_backend: self.host.devices.first().map(|device| device.tun.features().backend.to_owned()),
+            fallbacks: self.fallbacks(),
             ..Status::default()
         };
         for group in self.groups.iter().filter(|group| realms.contains(&group.realm)) {
@@ -97,10 +102,13 @@ impl<P: Plane> Engine<P> {
             view.group.name.clone_from(&group.name);
             view.group.device.clone_from(&group.device);
             view.group.warnings.extend(group.concerns.values().cloned());
-            let dropped = self.host.dropped.get(usize::from(group.realm.0)).copied().unwrap_or(0);
+            let place = usize::from(group.realm.0);
+            let tallies = self.crew.iter().flat_map(|crew| &crew.tallies).map(|tally| &tally.dropped);
+            let dropped: u64 = tallies.chain([&self.host.dropped]).filter_map(|dropped| dropped.get(place)).sum();
             if dropped > 0 {
                 *view.group.drops.entry("driver".to_owned()).or_default() += dropped;
             }
+            self.fill_in_offload(&mut view.peers);
             for peer in &mut view.peers {
                 peer.group.clone_from(&group.name);
             }
@@ -108,6 +116,20 @@ impl<P: Plane> Engine<P> {
             status.peers.extend(view.peers);
         }
         status
+    }
+
+    /// What the sockets do for each path: a relayed one leaves by the direct path to its relay, a routed one packet by packet.
+    fn fill_in_offload(&self, peers: &mut [PeerStatus]) {
+        let direct = |peer: &PeerStatus| peer.paths.iter().find(|path| path.active && path.kind == "direct").and_then(|path| path.remote);
+        let relays: Vec<(String, SocketAddr)> = peers.iter().filter_map(|peer| Some((peer.node_id.clone(), direct(peer)?))).collect();
+        for path in peers.iter_mut().flat_map(|peer| &mut peer.paths) {
+            let relay = || relays.iter().find(|(node, _)| path.via.as_ref() == Some(node)).map(|(_, remote)| *remote);
+            let Some(remote) = path.remote.or_else(relay) else { continue };
+            let Some(socket) = self.host.socket_for(remote) else { continue };
+            let mut tallies = self.crew.iter().flat_map(|crew| &crew.tallies);
+            path.gso = socket.gso(remote) && !tallies.any(|tally| tally.unsegmented.contains(&remote));
+            path.gro = socket.gro();
+        }
     }
 
     /// Members whose names and addresses are known.

@@ -12,7 +12,7 @@ use annulus_core::time::Instant;
 use annulus_core::worker::Parcel;
 use annulus_daemon::control::Request;
 use annulus_daemon::control::client::ControlClient;
-use annulus_daemon::engine::{CorePlane, Device, Engine, Plane, View, gather};
+use annulus_daemon::engine::{CorePlane, Device, Drive, Engine, Plane, View, gather};
 use annulus_daemon::exit::Exit;
 use annulus_daemon::settings::{Flags, Settings};
 use annulus_daemon::signals::Signals;
@@ -22,7 +22,7 @@ use annulus_tun_bridge::mem::{MemHost, MemTun, pair};
 use anyhow::{Context, Result, anyhow, ensure};
 
 /// An event loop.
-pub(crate) type Loop = fn(&mut Engine<Recorded>) -> Result<Exit>;
+pub(crate) type Loop = Drive;
 
 /// All nodes.
 pub(crate) struct Engines {
@@ -202,6 +202,10 @@ impl Plane for Recorded {
 
     fn command(&mut self, realm: RealmSlot, command: Command, now: Instant) {
         self.plane.command(realm, command, now);
+    }
+
+    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, driver: &mut impl PumpDriver, now: Instant) {
+        self.plane.report(worker, realm, report, &mut Tee { driver, record: &self.record }, now);
     }
 
     fn settle(&mut self, driver: &mut impl PumpDriver, now: Instant) -> Option<(Instant, TimerKind)> {

@@ -1,0 +1,76 @@
+//! The buffers that sockets and devices are read into, and one bounded reading of each.
+
+use annulus_core::batch::Slot;
+use annulus_core::io::RealmSlot;
+use annulus_core::pump::Received;
+
+use super::host::Host;
+
+/// Messages taken from one socket in one pass: 32 merged ones can be 2 MB, a few ms of work.
+const RECEIVE_MESSAGES: usize = 32;
+
+/// Bytes and packets taken from one TUN device in one pass: four super-packets of 64 KB with room around each packet.
+const TUN_BUFFER: usize = 4 * 80 * 1024;
+const TUN_SLOTS: usize = 256;
+
+/// One thread's buffers.
+#[derive(Debug)]
+pub(super) struct Intake {
+    buffer: Vec<u8>,
+    received: Vec<Received>,
+    tun_buffer: Vec<u8>,
+    slots: Vec<Slot>,
+}
+
+impl Intake {
+    /// Large enough for the sockets and devices of `host`.
+    pub(super) fn new(host: &Host) -> Self {
+        let buffer = host.sockets.iter().map(|socket| socket.buffer_for(RECEIVE_MESSAGES)).max().unwrap_or(0);
+        let (tun_buffer, slots) = if host.devices.is_empty() { (0, 0) } else { (TUN_BUFFER, TUN_SLOTS) };
+        Self {
+            buffer: vec![0; buffer],
+            received: Vec::with_capacity(RECEIVE_MESSAGES),
+            tun_buffer: vec![0; tun_buffer],
+            slots: vec![Slot::default(); slots],
+        }
+    }
+
+    /// Receives once from a socket and has what came carried; says whether there may be more.
+    pub(super) fn datagrams(&mut self, host: &mut Host, index: usize, carry: impl FnOnce(&mut [u8], &[Received], &mut Host)) -> bool {
+        let socket = &mut host.sockets[index];
+        let dropped = socket.stats().receive_dropped;
+        if let Err(error) = socket.receive(&mut self.buffer, &mut self.received) {
+            host.broken.get_or_insert_with(|| format!("the UDP socket is broken: {error}"));
+            return false;
+        }
+        // What the socket dropped took a place in the call as well: only a call that was not filled has emptied it.
+        let taken = self.received.len() as u64 + (socket.stats().receive_dropped - dropped);
+        if !self.received.is_empty() {
+            carry(&mut self.buffer, &self.received, host);
+        }
+        taken >= RECEIVE_MESSAGES as u64
+    }
+
+    /// Reads once from a device and has what came carried; says whether there may be more.
+    pub(super) fn packets(
+        &mut self,
+        host: &mut Host,
+        index: usize,
+        carry: impl FnOnce(RealmSlot, &mut [u8], &mut [Slot], &mut Host),
+    ) -> bool {
+        let device = &mut host.devices[index];
+        let realm = device.realm;
+        let count = match device.tun.recv(&mut self.tun_buffer, &mut self.slots) {
+            Ok(count) => count,
+            Err(error) => {
+                let name = device.tun.name().to_owned();
+                host.broken.get_or_insert_with(|| format!("the TUN device {name} is gone: {error}"));
+                return false;
+            }
+        };
+        if count > 0 {
+            carry(realm, &mut self.tun_buffer, &mut self.slots[..count], host);
+        }
+        count > 0
+    }
+}
