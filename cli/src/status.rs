@@ -170,7 +170,8 @@ mod tests {
         let mut lines = text.lines();
         let header = lines.next().unwrap();
         let (mtu, offload, cipher) = (header.find("MTU").unwrap(), header.find("OFFLOAD").unwrap(), header.find("CIPHER").unwrap());
-        let shown: Vec<[&str; 3]> = lines.map(|line| [&line[mtu..offload], &line[offload..cipher], &line[cipher..]].map(str::trim)).collect();
+        let shown: Vec<[&str; 3]> =
+            lines.map(|line| [&line[mtu..offload], &line[offload..cipher], &line[cipher..]].map(str::trim)).collect();
         assert!(shown[0][..2] == ["1400", "gso gro"] && shown[0][2].starts_with("aes-256-gcm"), "{text}");
         assert_eq!(shown[1][..2], ["1400", "-"], "{text}");
         assert!(shown[2][2].starts_with("chacha20-poly1305"), "{text}");

@@ -9,7 +9,7 @@ use annulus_core::events::{Command, Event};
 use annulus_core::io::{Endpoint, RealmSlot, ShardId, TimerKind};
 use annulus_core::pump::{Driver as PumpDriver, Received};
 use annulus_core::time::Instant;
-use annulus_core::worker::Parcel;
+use annulus_core::worker::{Parcel, Report};
 use annulus_daemon::control::Request;
 use annulus_daemon::control::client::ControlClient;
 use annulus_daemon::engine::{CorePlane, Device, Drive, Engine, Plane, View, gather};
@@ -21,14 +21,11 @@ use annulus_tests::ring::{Driver, NAMES, Seen};
 use annulus_tun_bridge::mem::{MemHost, MemTun, pair};
 use anyhow::{Context, Result, anyhow, ensure};
 
-/// An event loop.
-pub(crate) type Loop = Drive;
-
 /// All nodes.
 pub(crate) struct Engines {
     nodes: Vec<Running>,
     cluster: Cluster,
-    drive: Loop,
+    drive: Drive,
 }
 
 struct Running {
@@ -52,7 +49,7 @@ impl Record {
 
 impl Engines {
     /// Three hosts on an internet; nothing runs yet.
-    pub(crate) fn new(drive: Loop) -> Result<Self> {
+    pub(crate) fn new(drive: Drive) -> Result<Self> {
         let mut cluster = Cluster::new("/nonexistent")?;
         let nodes = NAMES.iter().map(|name| {
             let node = cluster.prepare(name, Runtime::Mio, 1500, Outside::Both)?;
@@ -64,7 +61,7 @@ impl Engines {
 }
 
 /// Builds an engine as a daemon would, but for the TUN device, and runs it.
-fn serve(flags: &Flags, tun: MemTun, record: Record, drive: Loop) -> Result<Exit> {
+fn serve(flags: &Flags, tun: MemTun, record: Record, drive: Drive) -> Result<Exit> {
     let settings = Settings::new(flags)?;
     let signals = Signals::block()?;
     let mut parts = gather(settings)?;

@@ -4,11 +4,12 @@ mod async_std_loop;
 mod engines;
 mod simulated;
 
+use annulus_daemon::engine::Drive;
 use annulus_lab::{Test, run_tests};
 use annulus_tests::ring;
 use anyhow::{Context, Result, ensure};
 
-use engines::{Engines, Loop};
+use engines::Engines;
 
 const TESTS: &[Test] = &[
     ("the_simulation_runs_the_scenario_alike_for_each_seed", simulation),
@@ -34,7 +35,7 @@ fn simulation() -> Result<()> {
     Ok(())
 }
 
-fn agrees(drive: Loop) -> Result<()> {
+fn agrees(drive: Drive) -> Result<()> {
     let real = ring::run(&mut Engines::new(drive)?)?;
     same("this driver", &real, &in_simulation(1)?)
 }
