@@ -64,6 +64,17 @@ pub fn pair(name: &str, mtu: u16) -> io::Result<(MemTun, MemHost)> {
     Ok((MemTun { name: name.into(), mtu, from_host, to_host, ready, stats: TunStats::default() }, host))
 }
 
+impl MemTun {
+    /// A further queue of the same device: the host takes what it delivers as well, and gives it nothing, as a kernel may that puts all flows elsewhere.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn further_queue(&self) -> io::Result<Self> {
+        let (queue, _) = pair(&self.name, self.mtu)?;
+        Ok(Self { to_host: Arc::clone(&self.to_host), ..queue })
+    }
+}
+
 impl MemHost {
     /// Gives an IP packet to the device; false if its queue is full.
     #[must_use]
