@@ -20,7 +20,7 @@ pub(crate) type WorkerLink = End<Order, Notice>;
 
 /// The running workers 1 and above. When their links are dropped they end.
 #[derive(Debug)]
-pub struct Crew {
+pub(super) struct Crew {
     threads: Vec<JoinHandle<anyhow::Result<Exit>>>,
     /// Rung for the engine.
     pub(super) bell: Arc<Bell>,

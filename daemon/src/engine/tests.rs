@@ -108,7 +108,7 @@ fn poll_loop(driven: &mut dyn Driven) -> anyhow::Result<Exit> {
     }
 }
 
-fn look(sources: &[(Token, std::os::fd::OwnedFd)], timeout: PollTimeout, driven: &mut dyn Driven) {
+fn look(sources: &[(Token, OwnedFd)], timeout: PollTimeout, driven: &mut dyn Driven) {
     let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
     let _ = poll(&mut fds, timeout);
     for (_, (token, _)) in fds.iter().zip(sources).filter(|(fd, _)| fd.any() == Some(true)) {
