@@ -251,8 +251,8 @@ impl Node {
         }
     }
 
-    /// A data packet that came over the ring goes to the shard that owns its session.
-    pub(super) fn reinject_data(&mut self, from: Path, datagram: Vec<u8>) {
+    /// A data packet that came over the ring, or reached another worker's socket, goes to the shard that owns its session.
+    pub(super) fn reinject(&mut self, from: Path, datagram: Vec<u8>) {
         self.push(Queued::Reinject(Reinject::Open { from }, datagram));
     }
 

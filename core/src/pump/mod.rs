@@ -2,17 +2,34 @@
 //!
 //! A driver reads datagrams and packets into buffers of its own and hands them over with [`Pump::datagrams`] and [`Pump::packets`]; then it calls
 //! [`Pump::settle`], which drains everything that is due and says until when the driver may sleep.
+//!
+//! A pump owns the control planes and the shards 0. Further shards belong to [`Worker`](crate::worker::Worker)s on other threads: the pump publishes to
+//! them through [`Driver::publish`] and takes their [`Report`]s.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `receive` | datagrams to slots and realms, for pump and workers |
+//! | `carry` | verdicts carried out, for pump and workers |
+//! | `others` | what is on its way to further workers, and what they said |
 
-use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
+pub(crate) mod carry;
+mod others;
+pub(crate) mod receive;
+
+use self::carry::{Backing, Plane, whole};
+use self::others::Others;
+use self::receive::{Realms, realm_of};
+use crate::batch::{HEADROOM, Slot, TAILROOM};
 use crate::events::{Command, Event};
-use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, ShardId, TimerKind, Verdict};
+use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, ShardEvent, ShardId, TimerKind, Verdict};
 use crate::node::Node;
 use crate::shard::Shard;
 use crate::stats::Stats;
 use crate::time::Instant;
 use crate::timers::earlier;
-use crate::wire::{self, DatagramType};
-use crate::worker::{Parcel, Report};
+use crate::worker::{News, Parcel, Report};
+
+pub use self::others::PUBLISH_RETRY;
 
 /// Realms of one daemon: what 4 bits of a receiver index tell apart.
 pub const MAX_REALMS: usize = 16;
@@ -66,10 +83,10 @@ pub struct Received {
 #[derive(Debug)]
 pub struct Scratch {
     out: Vec<u8>,
-    reinject: Vec<u8>,
-    slots: Vec<Slot>,
+    pub(crate) reinject: Vec<u8>,
+    pub(crate) slots: Vec<Slot>,
     realms: Vec<u8>,
-    picked: Vec<Slot>,
+    pub(crate) picked: Vec<Slot>,
     early: Vec<Slot>,
 }
 
@@ -98,13 +115,16 @@ pub struct Realm {
     pub node: Node,
     /// The data plane of worker 0.
     pub shard: Shard,
+    others: Others,
 }
 
 impl Realm {
     /// What the shards of all workers carried and dropped, as far as they have told.
     #[must_use]
     pub fn data_stats(&self) -> Stats {
-        self.shard.stats().clone()
+        let mut sum = self.shard.stats().clone();
+        self.others.stats().for_each(|stats| sum.add(stats));
+        sum
     }
 }
 
@@ -128,7 +148,8 @@ impl Pump {
         if self.realms.len() == MAX_REALMS || self.realm(slot).is_some() {
             return false;
         }
-        self.realms.push(Realm { slot, node, shard });
+        let others = Others::new(node.workers());
+        self.realms.push(Realm { slot, node, shard, others });
         true
     }
 
@@ -159,24 +180,17 @@ impl Pump {
 
     /// Takes received datagrams: opens, relays and delivers what needs nothing new, hands the rest to the control plane. [`Self::settle`] must follow.
     pub fn datagrams(&mut self, scratch: &mut Scratch, buf: &mut [u8], received: &[Received], driver: &mut impl Driver, now: Instant) {
-        scratch.slots.clear();
-        scratch.realms.clear();
-        for batch in received {
-            self.split(scratch, buf, batch);
-        }
+        scratch.split(self, buf, received);
         let mut start = 0;
-        while start < scratch.slots.len() {
-            let number = scratch.realms[start];
-            let len = scratch.realms[start..].iter().take_while(|other| **other == number).count();
-            if let Some(realm) = self.realms.get_mut(usize::from(number)) {
-                let slots = &mut scratch.slots[start..start + len];
-                realm.shard.open(&mut Batch { buf, slots }, now);
-                realm.carry(slots, &mut scratch.picked, buf, driver, now);
+        while let Some((number, run)) = scratch.run(start) {
+            start = run.end;
+            if let Some(realm) = self.realms.get_mut(number) {
+                let slots = &mut scratch.slots[run];
+                realm.plane(&mut scratch.picked).open(buf, slots, driver, now);
                 if collect_early(slots, &mut scratch.early) {
                     realm.open_early(scratch, buf, driver, now);
                 }
             }
-            start += len;
         }
     }
 
@@ -191,160 +205,157 @@ impl Pump {
         now: Instant,
     ) {
         if let Some(realm) = self.realms.iter_mut().find(|realm| realm.slot == slot) {
-            realm.shard.seal(&mut Batch { buf, slots }, now);
-            realm.carry(slots, &mut scratch.picked, buf, driver, now);
+            realm.plane(&mut scratch.picked).seal(buf, slots, driver, now);
         }
     }
 
     /// Takes what another worker reports. [`Self::settle`] must follow.
-    pub fn report(
-        &mut self,
-        worker: ShardId,
-        slot: RealmSlot,
-        report: Report,
-        scratch: &mut Scratch,
-        driver: &mut impl Driver,
-        now: Instant,
-    ) {
-        let _ = (worker, slot, report, scratch, driver, now);
+    pub fn report(&mut self, worker: ShardId, slot: RealmSlot, report: Report, now: Instant) {
+        let report = match report.0 {
+            // A worker knows no realm's key, so it cannot tell whose a new handshake is.
+            News::Punt { why: Punt::Control, from, mut bytes } => {
+                let number = realm_of(self, &bytes);
+                if let Some(realm) = number.and_then(|number| self.realms.get_mut(usize::from(number))) {
+                    let from = realm.node.adopt(from);
+                    realm.node.handle_datagram(from, &mut bytes, now);
+                }
+                return;
+            }
+            other => other,
+        };
+        if let Some(realm) = self.realms.iter_mut().find(|realm| realm.slot == slot) {
+            realm.report(worker, report, now);
+        }
     }
 
     /// Does all that is due, and returns until when nothing will be, with the reason.
     pub fn settle(&mut self, scratch: &mut Scratch, driver: &mut impl Driver, now: Instant) -> Option<(Instant, TimerKind)> {
         let mut deadline = None;
         for realm in &mut self.realms {
-            if !realm.settle(scratch, driver, now) {
-                self.stalls += 1;
-            }
-            deadline = earlier(deadline, realm.node.poll_timeout());
+            let wanted = match realm.settle(scratch, driver, now) {
+                Settled::Quiet => realm.node.poll_timeout(),
+                Settled::Never => {
+                    self.stalls += 1;
+                    realm.node.poll_timeout()
+                }
+                Settled::NoRoom => Some((now + PUBLISH_RETRY, TimerKind::Output)),
+            };
+            deadline = earlier(deadline, wanted);
         }
         deadline
     }
+}
 
-    /// Cuts what one receive call brought into slots, each with its realm.
-    fn split(&mut self, scratch: &mut Scratch, buf: &[u8], batch: &Received) {
-        let mut path: Option<(u8, Path)> = None;
-        let stride = batch.stride.clamp(1, usize::from(u16::MAX));
-        let mut start = batch.start;
-        let end = (batch.start + batch.len).min(buf.len());
-        while start < end {
-            let len = stride.min(end - start);
-            if let Some(number) = self.realm_of(&buf[start..start + len]) {
-                let from = match path {
-                    Some((known, path)) if known == number => path,
-                    _ => self.realms[usize::from(number)].node.path(batch.from),
-                };
-                path = Some((number, from));
-                scratch.slots.push(Slot { start: start as u32, len: len as u16, from, ecn: batch.ecn, verdict: Verdict::Pending });
-                scratch.realms.push(number);
-            }
-            start += len;
-        }
+impl Realms for Pump {
+    fn place(&self, slot: RealmSlot) -> Option<u8> {
+        self.realms.iter().position(|realm| realm.slot == slot).map(|number| number as u8)
     }
 
-    /// Which realm a datagram is for: by its index, or, when it opens a handshake, by the key that it was made under.
-    fn realm_of(&self, datagram: &[u8]) -> Option<u8> {
-        let index = match wire::classify(*datagram.first()?)? {
-            DatagramType::Handshake => match wire::handshake::receiver_index(datagram)? {
-                0 => {
-                    let claimed = self.realms.iter().position(|realm| realm.node.claims(datagram));
-                    // A stranger's datagram goes to the first realm, which counts it.
-                    return (!self.realms.is_empty()).then(|| claimed.unwrap_or(0) as u8);
-                }
-                index => index,
-            },
-            DatagramType::Control | DatagramType::Data | DatagramType::Relay => {
-                u32::from_be_bytes([0, *datagram.get(1)?, *datagram.get(2)?, *datagram.get(3)?])
-            }
-        };
-        let slot = RealmSlot((index >> 20) as u8);
-        self.realms.iter().position(|realm| realm.slot == slot).map(|number| number as u8)
+    fn opening(&self, datagram: &[u8]) -> Option<u8> {
+        let claimed = self.realms.iter().position(|realm| realm.node.claims(datagram));
+        // A stranger's datagram goes to the first realm, which counts it.
+        (!self.realms.is_empty()).then(|| claimed.unwrap_or(0) as u8)
+    }
+
+    fn path(&mut self, place: u8, from: Endpoint) -> Path {
+        self.realms[usize::from(place)].node.path(from)
     }
 }
 
+impl Backing for Node {
+    fn endpoint(&self, path: Path) -> Option<Endpoint> {
+        Self::endpoint(self, path)
+    }
+
+    fn control(&mut self, from: Path, bytes: &mut [u8], now: Instant) {
+        self.handle_datagram(from, bytes, now);
+    }
+
+    fn punt(&mut self, why: Punt, from: Path, bytes: &[u8], now: Instant) {
+        self.handle_punt(why, from, bytes, now);
+    }
+
+    fn refuse(&mut self, why: Punt) {
+        self.refuse_punt(why);
+    }
+}
+
+/// How [`Realm::settle`] ended.
+enum Settled {
+    /// Nothing is due any more.
+    Quiet,
+    /// The node asked for "now" again and again.
+    Never,
+    /// A further worker's ring is full.
+    NoRoom,
+}
+
 impl Realm {
-    /// Carries out the verdicts of a batch.
-    fn carry(&mut self, slots: &[Slot], picked: &mut Vec<Slot>, buf: &mut [u8], driver: &mut impl Driver, now: Instant) {
-        picked.clear();
-        picked.extend(slots.iter().filter(|slot| slot.verdict == Verdict::Deliver));
-        if !picked.is_empty() {
-            driver.deliver(self.slot, buf, picked);
-        }
-        self.transmit(slots, picked, buf, driver);
-        let mut punts = 0;
-        for slot in slots {
-            let Verdict::Punt(why) = slot.verdict else { continue };
-            let bytes = &mut buf[slot.range()];
-            if why == Punt::Control {
-                self.node.handle_datagram(slot.from, bytes, now);
-            } else if punts < MAX_PUNTS {
-                punts += 1;
-                self.node.handle_punt(why, slot.from, bytes, now);
-            } else {
-                self.node.refuse_punt(why);
-            }
-        }
+    const fn plane<'a>(&'a mut self, picked: &'a mut Vec<Slot>) -> Plane<'a, Node> {
+        Plane { realm: self.slot, shard: &mut self.shard, backing: &mut self.node, picked }
     }
 
     /// Opens data packets that came in one batch with the control packet which installs their session.
     fn open_early(&mut self, scratch: &mut Scratch, buf: &mut [u8], driver: &mut impl Driver, now: Instant) {
         // The next turn would settle it all the same if this one does not become quiet.
         let _ = self.settle(scratch, driver, now);
-        self.shard.open(&mut Batch { buf, slots: &mut scratch.early }, now);
-        self.carry(&scratch.early, &mut scratch.picked, buf, driver, now);
+        self.plane(&mut scratch.picked).open(buf, &mut scratch.early, driver, now);
     }
 
-    /// Sends what shall be sent, neighbours of equal size and path together.
-    fn transmit(&self, slots: &[Slot], picked: &mut Vec<Slot>, buf: &[u8], driver: &mut impl Driver) {
-        picked.clear();
-        let mut current = Path::NONE;
-        for slot in slots {
-            let Verdict::Transmit(path) = slot.verdict else { continue };
-            let joins = picked.first().is_none_or(|first| {
-                path == current
-                    && picked.len() < MAX_RUN
-                    && slot.ecn == first.ecn
-                    && slot.len <= first.len
-                    && picked.last().is_some_and(|last| last.len == first.len)
-            });
-            if !joins {
-                self.flush(current, picked, buf, driver);
+    /// Takes what another worker's shard reports.
+    fn report(&mut self, worker: ShardId, news: News, now: Instant) {
+        match news {
+            News::Event(event) => self.hint(worker, event, now),
+            News::Moved { session, from } => {
+                let from = self.node.adopt(from);
+                self.node.handle_event(worker, ShardEvent::Moved { session, from }, now);
             }
-            current = path;
-            picked.push(*slot);
-        }
-        self.flush(current, picked, buf, driver);
-    }
-
-    fn flush(&self, path: Path, picked: &mut Vec<Slot>, buf: &[u8], driver: &mut impl Driver) {
-        if !picked.is_empty() {
-            if let Some(to) = self.node.endpoint(path) {
-                driver.transmit(to, buf, picked);
+            News::Punt { why, from, bytes } => {
+                let from = self.node.adopt(from);
+                self.node.handle_punt(why, from, &bytes, now);
             }
-            picked.clear();
+            News::Stats(stats) => self.others.set_stats(worker, *stats),
+            News::Fence(number) => self.others.fence(worker, number),
         }
     }
 
-    /// Drains node and shard until both are quiet; `false` when the node never became quiet.
-    fn settle(&mut self, scratch: &mut Scratch, driver: &mut impl Driver, now: Instant) -> bool {
+    /// Takes a hint of a shard; a barrier counts once all shards have applied it.
+    fn hint(&mut self, shard: ShardId, event: ShardEvent, now: Instant) {
+        if let ShardEvent::Applied(number) = event
+            && !self.others.applied(shard, number)
+        {
+            return;
+        }
+        self.node.handle_event(shard, event, now);
+    }
+
+    /// Drains node and shard until both are quiet, or a further worker's ring is full.
+    fn settle(&mut self, scratch: &mut Scratch, driver: &mut impl Driver, now: Instant) -> Settled {
         let mut idle_rounds = 0;
+        self.others.flush(self.slot, driver);
         loop {
             let mut progress = false;
             while let Some(event) = self.shard.poll_event() {
-                self.node.handle_event(self.shard.id(), event, now);
+                self.hint(self.shard.id(), event, now);
                 progress = true;
             }
-            while let Some(output) = self.node.poll_output(&mut scratch.out, now) {
+            while self.others.has_room()
+                && let Some(output) = self.node.poll_output(&mut scratch.out, now)
+            {
                 self.output(output, scratch, driver, now);
                 progress = true;
             }
+            if !self.others.has_room() {
+                return Settled::NoRoom;
+            }
             if !progress {
                 if self.node.poll_timeout().is_none_or(|(deadline, _)| deadline > now) {
-                    return true;
+                    self.others.answer_fences(self.slot, driver);
+                    return if self.others.has_room() { Settled::Quiet } else { Settled::NoRoom };
                 }
                 idle_rounds += 1;
                 if idle_rounds > MAX_IDLE_ROUNDS {
-                    return false;
+                    return Settled::Never;
                 }
                 self.node.handle_timeout(now);
             }
@@ -359,23 +370,36 @@ impl Realm {
                 }
             }
             Output::Deliver { bytes } => driver.deliver(self.slot, &scratch.out, &[whole(bytes.start, bytes.len())]),
-            Output::Reinject { shard: _, action, bytes } => {
-                let len = bytes.len();
-                scratch.reinject[HEADROOM..HEADROOM + len].copy_from_slice(&scratch.out[bytes]);
-                let mut slot = whole(HEADROOM, len);
-                let mut batch = Batch { buf: &mut scratch.reinject, slots: core::slice::from_mut(&mut slot) };
-                match action {
-                    Reinject::Seal => self.shard.seal(&mut batch, now),
-                    Reinject::Open { from } => {
-                        batch.slots[0].from = from;
-                        self.shard.open(&mut batch, now);
-                    }
+            Output::Reinject { shard, action: Reinject::Open { from }, bytes } if shard != self.shard.id() => {
+                let parcel = Parcel::open(self.node.paths().name(from), &scratch.out[bytes]);
+                // Control waits for room, packets never do.
+                if driver.publish(shard, self.slot, parcel).is_err() {
+                    self.node.lose(DropReason::QueueFull);
                 }
-                self.carry(&[slot], &mut scratch.picked, &mut scratch.reinject, driver, now);
             }
-            Output::Table(update) => self.shard.apply(update, now),
+            Output::Reinject { shard: _, action, bytes } => {
+                self.plane(&mut scratch.picked).again(action, &scratch.out[bytes], &mut scratch.reinject, driver, now);
+            }
+            Output::Table(update) => {
+                self.others.table(&update, &self.node, driver);
+                self.shard.apply(update, now);
+            }
             Output::Event(event) => driver.event(self.slot, event),
         }
+    }
+}
+
+#[cfg(test)]
+impl Pump {
+    /// Publishes a change as if a realm's node had made it.
+    pub(crate) fn publish(&mut self, slot: RealmSlot, update: crate::io::TableUpdate, driver: &mut impl Driver, now: Instant) {
+        let realm = self.realms.iter_mut().find(|realm| realm.slot == slot).expect("the realm exists");
+        realm.output(Output::Table(update), &mut Scratch::default(), driver, now);
+    }
+
+    /// Barriers that not all shards have applied.
+    pub(crate) fn barriers(&self, slot: RealmSlot) -> usize {
+        self.realm(slot).expect("the realm exists").others.barriers()
     }
 }
 
@@ -387,8 +411,4 @@ fn collect_early(slots: &[Slot], early: &mut Vec<Slot>) -> bool {
         early.extend(unknown.map(|slot| Slot { verdict: Verdict::Pending, ..*slot }));
     }
     !early.is_empty()
-}
-
-const fn whole(start: usize, len: usize) -> Slot {
-    Slot { start: start as u32, len: len as u16, from: Path::NONE, ecn: Ecn(0), verdict: Verdict::Pending }
 }

@@ -216,6 +216,30 @@ impl Shard {
         self.hints.pop()
     }
 
+    /// Whether [`Self::poll_event`] has something.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        !self.hints.is_empty()
+    }
+
+    /// When [`Self::tell_activity`] has something to tell; `None` while there was no traffic since.
+    #[must_use]
+    pub fn activity_due(&self) -> Option<Instant> {
+        (!self.news.places.is_empty()).then_some(self.news.due)
+    }
+
+    /// The realm's number within the daemon.
+    #[must_use]
+    pub const fn realm(&self) -> RealmSlot {
+        self.settings.realm
+    }
+
+    /// Number of shards of the realm.
+    #[must_use]
+    pub const fn workers(&self) -> NonZeroU8 {
+        self.settings.workers
+    }
+
     /// Its number.
     #[must_use]
     pub const fn id(&self) -> ShardId {
@@ -255,6 +279,12 @@ impl Shard {
             self.news.places.swap_remove(at);
         }
         self.news.due = next;
+    }
+
+    /// Whom packets for an address go to.
+    #[cfg(test)]
+    pub(crate) fn route_of(&mut self, address: core::net::IpAddr) -> Option<PeerId> {
+        self.routes.find(address).map(|(_, peer)| peer)
     }
 
     fn install(&mut self, install: &Install, now: Instant) {

@@ -1,6 +1,7 @@
 //! What crosses between the control plane and the other workers.
 //!
-//! A [`Path`] means something in one table only, and each worker has a table of its own. So what crosses names each path by what it stands for.
+//! A [`Path`](crate::io::Path) means something in one table only, and each worker has a table of its own. So what crosses names each path by what it
+//! stands for.
 
 use smallvec::SmallVec;
 
@@ -18,9 +19,9 @@ pub struct Parcel(pub(crate) Cargo);
 pub(crate) enum Cargo {
     /// A change of the tables. The paths in it are the sender's; `names` says what they stand for, in the order of [`TableUpdate::each_path`].
     Table { update: TableUpdate, names: SmallVec<[Named; 1]> },
-    /// Open this datagram, which came by another worker or over the ring.
+    /// Open this datagram, which came by another worker's socket or over the ring.
     Open { from: Named, datagram: Vec<u8> },
-    /// Everything that was reported before the fence of this number has been dealt with.
+    /// All that was reported before the fence of this number has been dealt with.
     Fence(u64),
 }
 
@@ -32,6 +33,22 @@ impl Parcel {
         update.each_path(|path| names.push(paths.name(*path)));
         Self(Cargo::Table { update, names })
     }
+
+    /// A datagram to be opened.
+    pub(crate) fn open(from: Named, datagram: &[u8]) -> Self {
+        Self(Cargo::Open { from, datagram: datagram.to_vec() })
+    }
+
+    /// The answer to a fence.
+    pub(crate) const fn fence(number: u64) -> Self {
+        Self(Cargo::Fence(number))
+    }
+}
+
+/// Replaces the paths of an update by those of another table.
+pub(super) fn adopt(update: &mut TableUpdate, names: &[Named], paths: &mut PathTable) {
+    let mut names = names.iter();
+    update.each_path(|path| *path = names.next().map_or(Path::NONE, |name| paths.adopt(*name)));
 }
 
 /// From a worker's shard to the control plane. Opaque to the driver, which carries it in order.
@@ -45,18 +62,10 @@ pub(crate) enum News {
     Event(ShardEvent),
     /// [`ShardEvent::Moved`], with the path by its name.
     Moved { session: SessionId, from: Named },
-    /// A packet that the shard could not decide. `from` is where a datagram came from, or the routed path of a sealed packet.
+    /// What the shard could not decide. `from` is where a datagram came from, or the routed path of a sealed packet.
     Punt { why: Punt, from: Named, bytes: Vec<u8> },
-    /// Punts that found the worker's queue full, by reason.
-    Refused([u64; Punt::COUNT]),
-    /// The shard's counters.
+    /// The worker's counters.
     Stats(Box<Stats>),
-    /// Answered by [`Cargo::Fence`] once everything before it has been dealt with.
+    /// To be answered by [`Cargo::Fence`] once all before it has been dealt with.
     Fence(u64),
-}
-
-/// What a worker's table made of a name: the path, pinned or not.
-pub(crate) fn adopt(update: &mut TableUpdate, names: &[Named], paths: &mut PathTable) {
-    let mut names = names.iter();
-    update.each_path(|path| *path = names.next().map_or(Path::NONE, |name| paths.adopt(*name)));
 }
