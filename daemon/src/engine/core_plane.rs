@@ -87,8 +87,8 @@ impl Plane for CorePlane {
         self.pump.command(realm, command, now);
     }
 
-    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, driver: &mut impl Driver, now: Instant) {
-        self.pump.report(worker, realm, report, &mut self.scratch, driver, now);
+    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, now: Instant) {
+        self.pump.report(worker, realm, report, now);
     }
 
     fn settle(&mut self, driver: &mut impl Driver, now: Instant) -> Option<(Instant, TimerKind)> {

@@ -269,7 +269,7 @@ impl<P: Plane> Engine<P> {
             for _ in 0..NOTICES {
                 match self.host.links[index].pop() {
                     Some(Notice::Report(realm, report)) => {
-                        self.plane.report(ShardId(index as u8 + 1), realm, report, &mut self.host, now);
+                        self.plane.report(ShardId(index as u8 + 1), realm, report, now);
                     }
                     Some(Notice::TooSmall(remote)) => self.host.note_small(remote),
                     Some(Notice::Tally(tally)) => crew.tallies[index] = *tally,

@@ -17,7 +17,7 @@ pub trait Plane {
     /// Takes an order; [`Plane::settle`] follows.
     fn command(&mut self, realm: RealmSlot, command: Command, now: Instant);
     /// Takes what another worker tells; [`Plane::settle`] follows.
-    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, driver: &mut impl Driver, now: Instant);
+    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, now: Instant);
     /// Does what is due and says until when nothing will be.
     fn settle(&mut self, driver: &mut impl Driver, now: Instant) -> Option<(Instant, TimerKind)>;
     /// What a realm shows of itself; `None` when there is no such realm.

@@ -63,7 +63,7 @@ impl Plane for Echoing {
         self.commands.push(command);
     }
 
-    fn report(&mut self, _: ShardId, _: RealmSlot, _: Report, _: &mut impl Driver, _: Instant) {}
+    fn report(&mut self, _: ShardId, _: RealmSlot, _: Report, _: Instant) {}
 
     fn settle(&mut self, driver: &mut impl Driver, _now: Instant) -> Option<(Instant, TimerKind)> {
         for event in self.events.drain(..) {

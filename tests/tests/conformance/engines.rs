@@ -207,8 +207,8 @@ impl Plane for Recorded {
         self.plane.command(realm, command, now);
     }
 
-    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, driver: &mut impl PumpDriver, now: Instant) {
-        self.plane.report(worker, realm, report, &mut Tee { driver, record: &self.record }, now);
+    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, now: Instant) {
+        self.plane.report(worker, realm, report, now);
     }
 
     fn settle(&mut self, driver: &mut impl PumpDriver, now: Instant) -> Option<(Instant, TimerKind)> {

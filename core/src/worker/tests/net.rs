@@ -112,7 +112,13 @@ impl Host {
         let (mut bytes, mut received) = (Vec::new(), Vec::new());
         for (remote, datagram) in arrived {
             let from = Endpoint::Udp { socket: 0, remote };
-            received.push(Received { start: bytes.len(), len: datagram.len(), stride: datagram.len().max(1), from, ecn: Default::default() });
+            received.push(Received {
+                start: bytes.len(),
+                len: datagram.len(),
+                stride: datagram.len().max(1),
+                from,
+                ecn: Default::default(),
+            });
             bytes.extend_from_slice(&datagram);
         }
         let (mut buf, mut slots) = (Vec::new(), Vec::new());
@@ -319,7 +325,9 @@ impl Net {
     pub(super) fn send(&mut self, flow: Flow) {
         let number = self.sent.entry(flow).or_default();
         *number += 1;
-        let (IpAddr::V6(from), IpAddr::V6(to)) = (self.addresses[flow.from], self.addresses[1 - flow.from]) else { panic!("they are IPv6") };
+        let (IpAddr::V6(from), IpAddr::V6(to)) = (self.addresses[flow.from], self.addresses[1 - flow.from]) else {
+            panic!("they are IPv6")
+        };
         let mut packet = Vec::new();
         let payload = [&[flow.queue as u8], &number.to_be_bytes()[..]].concat();
         etherparse::PacketBuilder::ipv6(from.octets(), to.octets(), 64)
