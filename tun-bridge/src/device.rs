@@ -122,13 +122,15 @@ pub struct TunConfig {
     pub backend: Backend,
     /// Queues, at least 1. More than one needs the virtio backend.
     pub queues: u8,
+    /// Let the host leave segmentation and checksums to us, if it can.
+    pub offload: bool,
     /// Addresses for [`HostChanges::configure`](crate::host::HostChanges::configure) to put on it.
     pub addresses: Vec<Cidr>,
 }
 
 impl Default for TunConfig {
     fn default() -> Self {
-        Self { name: "annulus%d".into(), mtu: TUNNEL_MTU, backend: Backend::Auto, queues: 1, addresses: Vec::new() }
+        Self { name: "annulus%d".into(), mtu: TUNNEL_MTU, backend: Backend::Auto, queues: 1, offload: true, addresses: Vec::new() }
     }
 }
 
@@ -202,7 +204,7 @@ pub(crate) fn open_device() -> Result<std::fs::File, Unavailable> {
     })
 }
 
-/// Opens a TUN device with as many queues as asked for. Addresses, MTU and routes are set by [`HostChanges`](crate::host::HostChanges).
+/// Opens a TUN device with as many queues as asked for; [`Backend::Auto`] gives one where the host refuses several. Addresses, MTU and routes are set by [`HostChanges`](crate::host::HostChanges).
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -218,8 +220,11 @@ pub fn open(config: &TunConfig) -> Result<Vec<Box<dyn Tun>>, OpenError> {
     if config.backend != Backend::TunTap {
         match vnet::open(config) {
             Ok(queues) => return Ok(queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Tun>).collect()),
-            // EINVAL: the kernel does not know the virtio header.
-            Err(error) if config.backend == Backend::Auto && config.queues == 1 && error.raw_os_error() == Some(libc::EINVAL) => {
+            // EINVAL: the kernel knows no queues, or no virtio header.
+            Err(error) if config.backend == Backend::Auto && error.raw_os_error() == Some(libc::EINVAL) => {
+                if config.queues > 1 {
+                    return open(&TunConfig { queues: 1, ..config.clone() });
+                }
                 tracing::warn!(%error, "the kernel refuses segmentation offload on TUN devices; falling back to one packet per call");
             }
             Err(error) => return Err(refused(error)),

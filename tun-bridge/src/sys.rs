@@ -71,6 +71,35 @@ pub fn tun_set_offload(fd: BorrowedFd<'_>, offloads: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) }).map(drop)
 }
 
+/// Takes the queue `fd` of a TUN device out of those that the host's packets are spread over. What is written to it still reaches the host.
+///
+/// # Errors
+/// `InvalidInput` (EINVAL) if it is no queue of a device with several.
+pub fn tun_detach_queue(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel's field has 16 bits and so have all IFF flags")]
+    {
+        request.ifr_ifru.ifru_flags = libc::IFF_DETACH_QUEUE as libc::c_short;
+    }
+    // SAFETY: TUNSETQUEUE reads one `ifreq`, which outlives the call; the descriptor is open as long as `fd` is borrowed.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE, ptr::from_mut(&mut request)) }).map(drop)
+}
+
+/// Has the kernel pick among the sockets of one port (SO_REUSEPORT) by a classic BPF program. It is given a datagram from behind the UDP header on,
+/// and returns the number of a socket in the order in which they were bound.
+///
+/// # Errors
+/// `InvalidInput` (EINVAL) for a program that the kernel does not accept or a socket without SO_REUSEPORT, `ENOPROTOOPT` before Linux 4.5.
+pub fn attach_reuseport_program(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+    // SAFETY: the option value is a live `sock_fprog` whose `filter` points to `len` instructions; the kernel copies both and writes neither.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, ptr::from_ref(&program).cast(), size) }).map(drop)
+}
+
 /// The descriptor of a device of the `tun-tap` crate, which offers it as a number only.
 pub(crate) fn borrow_iface(iface: &tun_tap::Iface) -> BorrowedFd<'_> {
     // SAFETY: the interface owns an open file for as long as it lives, and so for as long as it is borrowed here.
