@@ -22,6 +22,10 @@ const PORTS: std::ops::Range<u16> = 20_000..32_768;
 /// How often a port is drawn before giving up; so many taken ones in a row mean that something else is wrong.
 const PORT_DRAWS: usize = 64;
 
+/// Queues of each TUN device that one worker reads in turns. The host puts each flow into one of them by a hash, so a flow that fills its queue leaves
+/// seven of eight others undelayed. More would make that rarer still, but each holds up to 64 kB of ours while it is read.
+const TUN_QUEUES: u8 = 8;
+
 /// Everything that a daemon needs of its host, before the protocol runs.
 #[derive(Debug)]
 pub struct Parts {
@@ -195,18 +199,19 @@ fn devices(
             tracing::warn!(group = file.name, "{overlap}");
             group.concern(Concern::Overlap, Some(overlap));
         }
-        let config = TunConfig { name, backend: backend(settings.tun_backend), ..TunConfig::default() };
-        let mut queues = annulus_tun_bridge::open(&config).map_err(|error| {
+        let queues = if settings.tun_backend == TunBackend::TunTap { 1 } else { TUN_QUEUES };
+        let config = TunConfig { name, backend: backend(settings.tun_backend), queues, ..TunConfig::default() };
+        let queues = annulus_tun_bridge::open(&config).map_err(|error| {
             let exit = if matches!(error, annulus_tun_bridge::OpenError::Unavailable(_)) { Exit::NotPossible } else { Exit::Failed };
             Failure::new(exit, error)
         })?;
-        let tun = queues.swap_remove(0);
+        let tun = &queues[0];
         changes
             .configure(tun.name(), &config)
             .map_err(|error| Failure::failed(format!("cannot set up the device {}: {error}", tun.name())))?;
         tracing::info!(group = file.name, device = tun.name(), backend = tun.features().backend, "TUN device");
         group.device = Some(tun.name().to_owned());
-        host.devices.push(Device { realm: RealmSlot(index as u8), tun });
+        host.devices.extend(queues.into_iter().map(|tun| Device { realm: RealmSlot(index as u8), tun }));
     }
     Ok(Some(changes))
 }

@@ -98,8 +98,9 @@ impl<P: Plane> Engine<P> {
             view.group.device.clone_from(&group.device);
             view.group.warnings.extend(group.concerns.values().cloned());
             let dropped = self.host.dropped.get(usize::from(group.realm.0)).copied().unwrap_or(0);
-            if dropped > 0 {
-                *view.group.drops.entry("driver".to_owned()).or_default() += dropped;
+            let losses = self.host.losses(group.realm, group.realm == RealmSlot(0)).by_name();
+            for (place, count) in [("driver", dropped)].into_iter().chain(losses).filter(|(_, count)| *count > 0) {
+                *view.group.drops.entry(place.to_owned()).or_default() += count;
             }
             for peer in &mut view.peers {
                 peer.group.clone_from(&group.name);
