@@ -52,7 +52,8 @@ pub struct GroupStatus {
     pub certificate_not_after: u64,
     /// What somebody should look at, in words.
     pub warnings: Vec<String>,
-    /// How many packets were dropped, by reason; reasons without a drop are left out.
+    /// How many packets were dropped, by reason or place; those without a drop are left out. `udp_receive_queue`, `udp_send`, `tun_write` and
+    /// `tun_queue` are what was lost between the kernel and the daemon; the first two are of the whole daemon and stand in its first group.
     pub drops: std::collections::BTreeMap<String, u64>,
 }
 

@@ -13,8 +13,8 @@ use anyhow::Context;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
-/// Events taken at once: more than a daemon has sources (two sockets, sixteen devices, four of its own).
-const EVENTS: usize = 32;
+/// Events taken at once: more than a daemon of a few groups has sources (two sockets, eight queues per device, four of its own); others come next time.
+const EVENTS: usize = 64;
 
 /// Runs a daemon until it ends.
 ///

@@ -66,13 +66,46 @@ pub fn connect(from: &Host, to: &Host, address: IpAddr) -> Result<(TcpStream, Tc
     Ok((sender, receiver))
 }
 
+/// Byte number `index` of what [`tcp_send`] sends.
+#[must_use]
+pub const fn pattern(index: usize) -> u8 {
+    (index ^ (index >> 8) ^ (index >> 16)) as u8
+}
+
+/// Checks that questions of several lengths are each answered over one TCP connection before the next is asked.
+///
+/// # Errors
+/// If one is not, or with other bytes.
+pub fn questions(mut near: TcpStream, mut far: TcpStream, count: usize) -> Result<()> {
+    let lengths = (0..count).map(|number| 1 + number * 37 % 300);
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let asked = lengths.clone();
+    let answering = spawn(move || -> Result<()> {
+        for len in asked {
+            let mut question = vec![0; len];
+            far.read_exact(&mut question)?;
+            far.write_all(&question.iter().map(|byte| !byte).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    });
+    for (number, len) in lengths.enumerate() {
+        let question: Vec<u8> = (0..len).map(|index| pattern(number * 7 + index)).collect();
+        near.write_all(&question)?;
+        let mut answer = vec![0; len];
+        near.read_exact(&mut answer).with_context(|| format!("question {number} of {len} bytes is not answered"))?;
+        ensure!(question.iter().zip(&answer).all(|(byte, answer)| *answer == !byte), "question {number} has a wrong answer");
+    }
+    answering.join().map_err(|_| anyhow!("who answers panicked"))?
+}
+
 /// Checks that bytes of a TCP stream arrive as they were sent.
 ///
 /// # Errors
 /// If they do not, or the stream stands still for 15 s.
 pub fn tcp_send(from: &Host, to: &Host, address: IpAddr, len: usize) -> Result<()> {
     let (mut sender, mut receiver) = connect(from, to, address)?;
-    let sent: Vec<u8> = (0..len).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect();
+    let sent: Vec<u8> = (0..len).map(pattern).collect();
     let expected = sent.clone();
     let writer = spawn(move || sender.write_all(&sent));
     let mut got = Vec::new();

@@ -97,6 +97,23 @@ impl Split {
         if own < fixed || packet.len() <= header_len || segment == 0 || header_len + segment > usize::from(u16::MAX) {
             return Err(Malformed);
         }
+        let pseudo = if header.flags & NEEDS_CHECKSUM == 0 {
+            pseudo_header(packet, v6, protocol, 0)
+        } else {
+            // The kernel has left the pseudo header's sum in the field. With a routing header only the kernel knows which address went into it.
+            let field = if protocol == TCP { 16 } else { 6 };
+            if usize::from(header.checksum_offset) != field {
+                return Err(Malformed);
+            }
+            let partial = u16::from_ne_bytes([packet[transport + field], packet[transport + field + 1]]);
+            // Less the length of the whole: ones' complement subtraction. The low 16 bits are what the kernel added.
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the sum of a length beyond 65,535 wraps as the kernel's 16-bit field does"
+            )]
+            let length = (packet.len() - transport) as u16;
+            u64::from(partial) + u64::from(!length.to_be())
+        };
         let sequence = if protocol == TCP { u32::from_be_bytes(*packet[transport + 4..].first_chunk().ok_or(Malformed)?) } else { 0 };
         Ok(Self {
             len: packet.len(),
@@ -107,7 +124,7 @@ impl Split {
             v6,
             sequence,
             id: u16::from_be_bytes([packet[4], packet[5]]),
-            pseudo: pseudo_header(packet, v6, protocol, 0),
+            pseudo,
             done: 0,
             index: 0,
             whole: false,

@@ -127,6 +127,21 @@ pub fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int
     Ok(value)
 }
 
+/// How many datagrams the kernel has dropped because the socket's receive buffer was full (or their checksum was wrong) since it was made, modulo
+/// 2^32 (`SO_MEMINFO`). Costs nothing until it is asked for.
+///
+/// # Errors
+/// What the kernel says; `ENOPROTOOPT` before Linux 4.12.
+pub fn receive_queue_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut values = [0u32; libc::SK_MEMINFO_DROPS as usize + 1];
+    let mut length = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: values and length are live and the length says how much may be written.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, ptr::from_mut(&mut values).cast(), &raw mut length)
+    })?;
+    Ok(values[libc::SK_MEMINFO_DROPS as usize])
+}
+
 /// A socket address in the kernel's form, and its length.
 fn to_raw(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: `sockaddr_storage` is plain data for which all zeroes is a valid value.

@@ -24,6 +24,7 @@ const TESTS: &[Test] = &[
     ("a_device_has_as_many_queues_as_asked_for", queues),
     ("a_device_with_several_queues_is_not_shared_with_a_second_program", one_owner),
     ("a_flow_stays_in_its_queue_whichever_queue_brings_its_answers", steady_queues),
+    ("a_flow_that_fills_its_queue_loses_and_delays_no_other", full_queue),
     ("without_offload_the_host_gives_and_takes_single_packets", no_offload),
     ("a_name_that_is_taken_is_refused_with_a_reason", taken_name),
     ("addresses_mtu_and_routes_are_set_and_undone", changes_are_undone),
@@ -252,6 +253,45 @@ fn steady_queues() -> Result<()> {
         ensure!(used[0] > 0 && used[1] > 0, "16 flows in one queue: {used:?}");
         Ok(())
     })?
+}
+
+/// A flood of one flow that nobody reads, then one datagram of each of many other flows: which of them come out.
+fn flood_and_others(queues: u8) -> Result<(usize, u64)> {
+    const OTHERS: usize = 32;
+    Host::new("a")?.run(move || -> Result<(usize, u64)> {
+        let config = TunConfig { queues, ..config(1, Backend::Vnet) };
+        let mut queues = open(&config)?;
+        let folder = tempfile::tempdir()?;
+        HostChanges::begin(&folder.path().join("journal"))?.configure("vpn0", &config)?;
+        let flood = UdpSocket::bind("10.77.0.1:0")?;
+        for _ in 0..3000 {
+            // What the full queue does not take is dropped behind the socket's back.
+            flood.send_to(&[1; 64], "10.77.0.9:9000")?;
+        }
+        for _ in 0..OTHERS {
+            UdpSocket::bind("10.77.0.1:0")?.send_to(&[2; 32], "10.77.0.9:9000")?;
+        }
+        let (mut buf, mut slots, mut arrived) = (vec![0; 1 << 17], vec![Slot::default(); 64], 0);
+        for queue in &mut queues {
+            loop {
+                let count = queue.recv(&mut buf, &mut slots)?;
+                arrived += slots[..count].iter().filter(|slot| slot.len == 60 && buf[slot.range()].ends_with(&[2; 32])).count();
+                if count == 0 {
+                    break;
+                }
+            }
+        }
+        Ok((arrived, Netlink::open()?.existing_link("vpn0")?.tx_dropped))
+    })?
+}
+
+fn full_queue() -> Result<()> {
+    let (arrived, dropped) = flood_and_others(1)?;
+    ensure!(arrived == 0 && dropped >= 2000, "one queue is full for all: {arrived} arrived, {dropped} were dropped");
+    let (arrived, dropped) = flood_and_others(8)?;
+    // One of eight shares the flood's queue; that half of them do is as likely as a meteorite.
+    ensure!(arrived > 16 && dropped >= 1900, "{arrived} of 32 other flows passed, {dropped} packets were dropped");
+    Ok(())
 }
 
 fn no_offload() -> Result<()> {

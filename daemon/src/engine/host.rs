@@ -16,13 +16,25 @@ use crate::udp::UdpSocket;
 /// Addresses that are told to the nodes as too small in one turn; further ones are refused again by the system and come with the next.
 const MAX_SMALL: usize = 16;
 
-/// A realm's TUN device.
+/// One queue of a realm's TUN device. The host spreads its flows over all of them, and each is a source of its own that gets its share of a turn: a
+/// flow that fills its queue delays and loses only what shares that queue.
 #[derive(Debug)]
 pub struct Device {
     /// Which realm.
     pub realm: RealmSlot,
-    /// The device.
+    /// The queue. Packets for the host are written to the realm's first one.
     pub tun: Box<dyn Tun>,
+}
+
+/// What was lost between the kernel and the daemon, by place, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Losses {
+    /// Datagrams for which the receive buffer had no room. All realms share the sockets.
+    pub(crate) udp_receive_queue: u64,
+    /// Datagrams that the kernel did not send.
+    pub(crate) udp_send: u64,
+    /// Packets that the host did not take, by realm.
+    pub(crate) tun_write: [u64; MAX_GROUPS],
 }
 
 /// What sockets and devices of one thread have counted.
@@ -30,6 +42,8 @@ pub struct Device {
 pub(crate) struct Tally {
     /// See [`Host::dropped`].
     pub(crate) dropped: [u64; MAX_GROUPS],
+    /// See [`Losses`].
+    pub(crate) losses: Losses,
     /// Destinations that the kernel does not segment for at the moment.
     pub(crate) unsegmented: Vec<SocketAddr>,
 }
@@ -39,11 +53,11 @@ pub(crate) struct Tally {
 pub struct Host {
     /// At most one per address family.
     pub sockets: Vec<UdpSocket>,
-    /// At most one per realm.
+    /// The queues of all realms' devices, in the order of the realms.
     pub devices: Vec<Device>,
     /// What nodes have told, oldest first. Emptied at each turn, so its bound is what one batch makes them say.
     pub events: VecDeque<(RealmSlot, Event)>,
-    /// Datagrams and packets that the system did not take, by realm for packets and in the first place for datagrams.
+    /// Datagrams and packets for which there was no socket or no device, by realm for packets and in the first place for datagrams.
     pub dropped: [u64; MAX_GROUPS],
     /// Where datagrams were too big for the path since the last turn; at most 16.
     pub small: Vec<SocketAddr>,
@@ -61,14 +75,24 @@ impl Host {
         }
     }
 
-    /// What there is to count at the moment.
+    /// What there is to count at the moment. A system call per socket: not for each packet.
     pub(super) fn tally(&self) -> Tally {
-        Tally { dropped: self.dropped, unsegmented: self.sockets.iter().flat_map(UdpSocket::unsegmented).collect() }
+        let mut losses = Losses { udp_send: self.sockets.iter().map(|socket| socket.stats().send_dropped).sum(), ..Losses::default() };
+        losses.udp_receive_queue = self.sockets.iter().map(UdpSocket::receive_queue_drops).sum();
+        for device in &self.devices {
+            if let Some(count) = losses.tun_write.get_mut(usize::from(device.realm.0)) {
+                *count += device.tun.stats().dropped;
+            }
+        }
+        Tally { dropped: self.dropped, losses, unsegmented: self.sockets.iter().flat_map(UdpSocket::unsegmented).collect() }
     }
 
-    /// Whether [`tally`](Self::tally) would say the same as `earlier`.
+    /// Whether [`tally`](Self::tally) would say the same as `earlier`, but for what only the kernel knows.
     pub(super) fn is_as(&self, earlier: &Tally) -> bool {
-        self.dropped == earlier.dropped && self.sockets.iter().flat_map(UdpSocket::unsegmented).eq(earlier.unsegmented.iter().copied())
+        self.dropped == earlier.dropped
+            && self.sockets.iter().map(|socket| socket.stats().send_dropped).sum::<u64>() == earlier.losses.udp_send
+            && self.devices.iter().map(|device| device.tun.stats().dropped).sum::<u64>() == earlier.losses.tun_write.iter().sum::<u64>()
+            && self.sockets.iter().flat_map(UdpSocket::unsegmented).eq(earlier.unsegmented.iter().copied())
     }
 
     /// The socket that reaches `remote`.
@@ -93,7 +117,6 @@ impl Driver for Host {
         let Some(socket) = socket else { return self.lose(0, slots.len()) };
         match socket.send(remote, buf, slots) {
             Ok(sent) => {
-                self.lose(0, sent.dropped);
                 if sent.too_big > 0 {
                     self.note_small(remote);
                 }
@@ -109,7 +132,8 @@ impl Driver for Host {
             return self.lose(usize::from(realm.0), slots.len());
         };
         match device.tun.send(buf, slots) {
-            Ok(sent) => self.lose(usize::from(realm.0), sent.dropped),
+            // What it did not take it has counted.
+            Ok(_) => {}
             Err(error) => {
                 let name = device.tun.name().to_owned();
                 self.broken.get_or_insert_with(|| format!("the TUN device {name} is gone: {error}"));

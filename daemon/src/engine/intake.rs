@@ -3,15 +3,15 @@
 use annulus_core::batch::Slot;
 use annulus_core::io::RealmSlot;
 use annulus_core::pump::Received;
+use annulus_tun_bridge::sys::RECEIVE_BATCH;
 
 use super::host::Host;
+use crate::udp::MAX_SEGMENTS;
 
-/// Messages taken from one socket in one pass: 32 merged ones can be 2 MB, a few ms of work.
-const RECEIVE_MESSAGES: usize = 32;
-
-/// Bytes and packets taken from one TUN device in one pass: four super-packets of 64 KB with room around each packet.
+/// Bytes and packets taken from one queue of a TUN device in one pass: four super-packets of 64 KB with room around each packet, each as many packets as
+/// leave in one send. Small packets take 0.4 ms so, and what came to another queue waits no longer than that.
 const TUN_BUFFER: usize = 4 * 80 * 1024;
-const TUN_SLOTS: usize = 256;
+const TUN_SLOTS: usize = 4 * MAX_SEGMENTS;
 
 /// One thread's buffers.
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub(super) struct Intake {
 impl Intake {
     /// Large enough for the sockets and devices of `host`.
     pub(super) fn new(host: &Host) -> Self {
-        let buffer = host.sockets.iter().map(|socket| socket.buffer_for(RECEIVE_MESSAGES)).max().unwrap_or(0);
+        let buffer = host.sockets.iter().map(|socket| socket.buffer_for(RECEIVE_BATCH)).max().unwrap_or(0);
         let (tun_buffer, slots) = if host.devices.is_empty() { (0, 0) } else { (TUN_BUFFER, TUN_SLOTS) };
         Self {
             buffer: vec![0; buffer],
-            received: Vec::with_capacity(RECEIVE_MESSAGES),
+            received: Vec::with_capacity(RECEIVE_BATCH),
             tun_buffer: vec![0; tun_buffer],
             slots: vec![Slot::default(); slots],
         }
@@ -38,17 +38,15 @@ impl Intake {
     /// Receives once from a socket and has what came carried; says whether there may be more.
     pub(super) fn datagrams(&mut self, host: &mut Host, index: usize, carry: impl FnOnce(&mut [u8], &[Received], &mut Host)) -> bool {
         let socket = &mut host.sockets[index];
-        let dropped = socket.stats().receive_dropped;
         if let Err(error) = socket.receive(&mut self.buffer, &mut self.received) {
             host.broken.get_or_insert_with(|| format!("the UDP socket is broken: {error}"));
             return false;
         }
-        // What the socket dropped took a place in the call as well: only a call that was not filled has emptied it.
-        let taken = self.received.len() as u64 + (socket.stats().receive_dropped - dropped);
+        let more = socket.was_filled();
         if !self.received.is_empty() {
             carry(&mut self.buffer, &self.received, host);
         }
-        taken >= RECEIVE_MESSAGES as u64
+        more
     }
 
     /// Reads once from a device and has what came carried; says whether there may be more.

@@ -61,8 +61,9 @@ use requests::Requests;
 pub use start::{Parts, bootstrap, gather, hardware_aes, has_addresses};
 use worker::{NOTICES, Notice};
 
-/// Passes over all readable sources in one turn, before the event loop looks for news: spares a system call per pass while data flows.
-const PASSES: usize = 8;
+/// Passes over all readable sources in one turn, before the event loop looks for news: while data flows a pass is 0.2 ms and more, so the system call
+/// for it costs little, and a flow that was quiet is seen after two passes.
+const PASSES: usize = 2;
 
 /// Requests of the control socket answered in one pass.
 const CONTROL_REQUESTS: usize = 8;

@@ -20,6 +20,10 @@ use crate::state::StateDir;
 use crate::udp::UdpSocket;
 use crate::{clock, identity, preflight};
 
+/// Queues of each TUN device that one worker reads in turns. The host puts each flow into one of them by a hash, so a flow that fills its queue leaves
+/// seven of eight others undelayed. More would make that rarer still, but each holds up to 64 kB of ours while it is read.
+const TUN_QUEUES: usize = 8;
+
 /// Everything that a daemon needs of its host, before the protocol runs.
 #[derive(Debug)]
 pub struct Parts {
@@ -127,7 +131,7 @@ pub fn bootstrap(file: &GroupFile, group: &Group) -> Vec<SocketAddr> {
     all
 }
 
-/// Makes a TUN device for each group that needs one, after looking for networks that are in the way, with a queue for each of `hosts`. The second
+/// Makes a TUN device for each group that needs one, after looking for networks that are in the way, with [`TUN_QUEUES`] for each of `hosts`. The second
 /// result says why a device has one queue only.
 fn devices(
     settings: &Settings,
@@ -139,7 +143,7 @@ fn devices(
     if !needed.contains(&true) {
         return Ok((None, None));
     }
-    let queues = if settings.tun_backend == TunBackend::TunTap { 1 } else { hosts.len() as u8 };
+    let queues = if settings.tun_backend == TunBackend::TunTap { 1 } else { (hosts.len() * TUN_QUEUES) as u8 };
     let mut lacking = None;
     let journal = settings.state_dir.join("host-changes.json");
     let mut changes = HostChanges::begin(&journal).map_err(|error| {
@@ -169,8 +173,9 @@ fn devices(
             lacking = Some(format!("the TUN device {name} has one queue only (backend {backend})"));
         }
         group.device = Some(name);
-        for (host, tun) in hosts.iter_mut().zip(opened) {
-            host.devices.push(Device { realm: RealmSlot(index as u8), tun });
+        let workers = hosts.len();
+        for (number, tun) in opened.into_iter().enumerate() {
+            hosts[number % workers].devices.push(Device { realm: RealmSlot(index as u8), tun });
         }
     }
     Ok((Some(changes), lacking))

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use annulus_core::io::RealmSlot;
 use annulus_core::time::Instant;
+use annulus_tun_bridge::netlink::Netlink;
 use serde::Serialize;
 
+use super::host::Losses;
 use super::requests::About;
 use super::{CONTROL_REQUESTS, Engine, Plane};
 use crate::control::server::Ticket;
@@ -102,11 +104,8 @@ impl<P: Plane> Engine<P> {
             view.group.name.clone_from(&group.name);
             view.group.device.clone_from(&group.device);
             view.group.warnings.extend(group.concerns.values().cloned());
-            let place = usize::from(group.realm.0);
-            let tallies = self.crew.iter().flat_map(|crew| &crew.tallies).map(|tally| &tally.dropped);
-            let dropped: u64 = tallies.chain([&self.host.dropped]).filter_map(|dropped| dropped.get(place)).sum();
-            if dropped > 0 {
-                *view.group.drops.entry("driver".to_owned()).or_default() += dropped;
+            for (place, count) in self.losses(group.realm).into_iter().filter(|(_, count)| *count > 0) {
+                *view.group.drops.entry(place.to_owned()).or_default() += count;
             }
             self.fill_in_offload(&mut view.peers);
             for peer in &mut view.peers {
@@ -116,6 +115,29 @@ impl<P: Plane> Engine<P> {
             status.peers.extend(view.peers);
         }
         status
+    }
+
+    /// What the daemon lost of a realm, by place: names as in `status`, and counts. What the sockets lost, which all realms share, stands with the first.
+    fn losses(&self, realm: RealmSlot) -> [(&'static str, u64); 5] {
+        let place = usize::from(realm.0);
+        let own = self.host.tally();
+        let tallies = || self.crew.iter().flat_map(|crew| &crew.tallies).chain([&own]);
+        let at = |counts: &[u64]| counts.get(place).copied().unwrap_or(0);
+        let shared = |count: fn(&Losses) -> u64| if place == 0 { tallies().map(|tally| count(&tally.losses)).sum() } else { 0 };
+        [
+            ("driver", tallies().map(|tally| at(&tally.dropped)).sum()),
+            ("udp_receive_queue", shared(|losses| losses.udp_receive_queue)),
+            ("udp_send", shared(|losses| losses.udp_send)),
+            ("tun_write", tallies().map(|tally| at(&tally.losses.tun_write)).sum()),
+            ("tun_queue", self.tun_queue_drops(realm)),
+        ]
+    }
+
+    /// Packets of the host for which the TUN device's queues had no room.
+    fn tun_queue_drops(&self, realm: RealmSlot) -> u64 {
+        let Some(device) = self.host.devices.iter().find(|device| device.realm == realm) else { return 0 };
+        // Without an answer the other places still say where it was.
+        Netlink::open().and_then(|mut netlink| netlink.link(device.tun.name())).ok().flatten().map_or(0, |link| link.tx_dropped)
     }
 
     /// What the sockets do for each path: a relayed one leaves by the direct path to its relay, a routed one packet by packet.
