@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use crate::events::{Command, Event};
-use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, TimerKind, Verdict};
+use crate::io::{DropReason, Endpoint, Output, Path, Punt, RealmSlot, Reinject, TimerKind, TrafficClass, Verdict};
 use crate::node::Node;
 use crate::shard::Shard;
 use crate::time::Instant;
@@ -50,8 +50,8 @@ pub struct Received {
     pub stride: usize,
     /// Who sent them: a UDP or stream endpoint.
     pub from: Endpoint,
-    /// The ECN bits of the outer header.
-    pub ecn: Ecn,
+    /// The traffic class of the outer header.
+    pub class: TrafficClass,
 }
 
 /// Buffers that pumps work in. One serves any number of pumps on one thread, so that a simulated node costs none.
@@ -206,7 +206,7 @@ impl Pump {
                     _ => self.realms[usize::from(number)].node.path(batch.from),
                 };
                 path = Some((number, from));
-                scratch.slots.push(Slot { start: start as u32, len: len as u16, from, ecn: batch.ecn, verdict: Verdict::Pending });
+                scratch.slots.push(Slot { start: start as u32, len: len as u16, from, class: batch.class, verdict: Verdict::Pending });
                 scratch.realms.push(number);
             }
             start += len;
@@ -265,7 +265,7 @@ impl Realm {
         self.carry(&scratch.early, &mut scratch.picked, buf, driver, now);
     }
 
-    /// Sends what shall be sent, neighbours of equal size and path together.
+    /// Sends what shall be sent, neighbours of equal size, path and traffic class together.
     fn transmit(&self, slots: &[Slot], picked: &mut Vec<Slot>, buf: &[u8], driver: &mut impl Driver) {
         picked.clear();
         let mut current = Path::NONE;
@@ -274,7 +274,7 @@ impl Realm {
             let joins = picked.first().is_none_or(|first| {
                 path == current
                     && picked.len() < MAX_RUN
-                    && slot.ecn == first.ecn
+                    && slot.class == first.class
                     && slot.len <= first.len
                     && picked.last().is_some_and(|last| last.len == first.len)
             });
@@ -361,5 +361,5 @@ fn collect_early(slots: &[Slot], early: &mut Vec<Slot>) -> bool {
 }
 
 const fn whole(start: usize, len: usize) -> Slot {
-    Slot { start: start as u32, len: len as u16, from: Path::NONE, ecn: Ecn(0), verdict: Verdict::Pending }
+    Slot { start: start as u32, len: len as u16, from: Path::NONE, class: TrafficClass(0), verdict: Verdict::Pending }
 }

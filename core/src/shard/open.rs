@@ -96,8 +96,8 @@ impl Shard {
         if !self.local.delivers(inner.destination) {
             return Err(Verdict::Drop(DropReason::NotOurs));
         }
-        let ecn = combine_ecn(inner.ecn(), slot.ecn).ok_or(Verdict::Drop(DropReason::Congested))?;
-        if ecn != inner.ecn() {
+        let ecn = combine_ecn(inner.class.ecn(), slot.class.ecn()).ok_or(Verdict::Drop(DropReason::Congested))?;
+        if ecn != inner.class.ecn() {
             set_ecn(packet, ecn);
         }
         slot.start += SEALED_HEADER_LEN as u32;

@@ -27,7 +27,7 @@ struct Found {
 impl Shard {
     /// Seals the inner packets of `batch` in place and decides where each goes.
     ///
-    /// [`Verdict::Transmit`]: the slot covers the datagram to be sent, with its outer ECN bits. [`Punt::Routed`]: the same, to be routed over the ring on the
+    /// [`Verdict::Transmit`]: the slot covers the datagram to be sent, with the traffic class of its outer header. [`Punt::Routed`]: the same, to be routed over the ring on the
     /// path in `slot.from`. All other verdicts leave the packet as it was. Slots need [`HEADROOM`] and [`TAILROOM`]; those without are dropped as malformed.
     pub fn seal(&mut self, batch: &mut Batch<'_>, now: Instant) {
         let mut last = None;
@@ -78,7 +78,7 @@ impl Shard {
         let in_parts = way.routed || slot.len > way.whole;
         slot.len = (packet.end + TAILROOM - start) as u16;
         slot.start = start as u32;
-        slot.ecn = header.ecn();
+        slot.class = header.class;
         if in_parts {
             slot.from = way.path;
             return Ok(Verdict::Punt(Punt::Routed));

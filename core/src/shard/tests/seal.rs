@@ -85,7 +85,7 @@ fn what_is_no_ip_packet_or_has_no_room_is_dropped() {
 }
 
 #[test]
-fn only_pending_slots_are_touched_and_the_outer_ecn_is_the_inner_one() {
+fn only_pending_slots_are_touched_and_the_outer_class_is_the_inner_one() {
     let (mut a, _) = pair();
     let mut packet = a_to_b(1);
     crate::wire::ip::set_ecn(&mut packet, Ecn(2));
@@ -101,7 +101,7 @@ fn only_pending_slots_are_touched_and_the_outer_ecn_is_the_inner_one() {
     let untouched = slots[0];
     a.shards[0].seal(&mut Batch { buf: &mut buf, slots: &mut slots }, ms(1));
     assert_eq!(slots[0], untouched);
-    assert_eq!((slots[1].verdict, slots[1].ecn), (Verdict::Transmit(path(1)), Ecn(2)));
+    assert_eq!((slots[1].verdict, slots[1].class), (Verdict::Transmit(path(1)), TrafficClass(0x02)));
     assert_eq!(a.shards[0].stats().sealed, 1);
 }
 
