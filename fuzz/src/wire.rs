@@ -104,7 +104,7 @@ fn ip(bytes: &[u8]) {
     let Ok(header) = IpHeader::parse(bytes) else { return };
     assert!(usize::from(header.payload) <= bytes.len());
     assert!(header.source.is_ipv4() == header.destination.is_ipv4());
-    let _ = (header.flow(), header.dscp(), is_local_scope(header.destination));
+    let _ = (header.flow(), header.class.dscp(), is_local_scope(header.destination));
     let v4_header = usize::from(bytes[0] & 0x0f) * 4;
     let was_right = header.version() == 4 && checksum(&bytes[..v4_header]) == 0xffff;
     for outer in 0..4 {
