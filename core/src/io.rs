@@ -260,6 +260,8 @@ pub enum TimerKind {
     Certificate,
     /// A liveness probe or its answer is due.
     Probe,
+    /// A path's size is probed, or the answer to that is due.
+    PathSize,
     /// A quiet path needs a packet to keep its mapping open.
     KeepAlive,
     /// A request must be repeated or given up.

@@ -55,8 +55,8 @@ pub struct Sent {
     pub datagrams: usize,
     /// Datagrams that it did not take.
     pub dropped: usize,
-    /// Among the dropped ones, those larger than the interface's MTU.
-    pub too_big: usize,
+    /// Length in bytes of the smallest one that was larger than the interface or a router's message allows.
+    pub too_big: Option<u16>,
 }
 
 /// Counters since the start.
@@ -231,7 +231,7 @@ impl UdpSocket {
     /// As [`send`](Self::send).
     pub fn send_one(&mut self, to: SocketAddr, datagram: &[u8]) -> io::Result<Sent> {
         let Ok(len) = u16::try_from(datagram.len()) else {
-            return Ok(Sent { dropped: 1, too_big: 1, ..Sent::default() });
+            return Ok(Sent { dropped: 1, too_big: Some(u16::MAX), ..Sent::default() });
         };
         self.send(to, datagram, &[Slot { len, ..Slot::default() }])
     }
@@ -244,12 +244,12 @@ impl UdpSocket {
                     sent.datagrams += batch.len();
                     return Ok(());
                 }
-                Err(error) if !is_refusal(&error) => return count_drop(error, batch.len(), sent),
+                Err(error) if !is_refusal(&error) => return count_drop(error, batch, sent),
                 Err(error) => {
-                    // Only if the datagrams pass singly was it the segmentation that the kernel did not want.
-                    let before = sent.datagrams;
+                    // Only if the datagrams pass singly was it the segmentation that the kernel did not want. The last may pass for being shorter.
+                    let before = (sent.datagrams, sent.too_big);
                     self.send_singly(to, buf, batch, sent)?;
-                    if sent.datagrams > before {
+                    if sent.datagrams > before.0 && sent.too_big == before.1 {
                         tracing::debug!(%to, %error, "the kernel does not segment for this destination; single datagrams for a minute");
                         self.refuse(to);
                     }
@@ -264,7 +264,7 @@ impl UdpSocket {
         for slot in batch {
             match self.send_call(to, buf, std::slice::from_ref(slot)) {
                 Ok(()) => sent.datagrams += 1,
-                Err(error) => count_drop(error, 1, sent)?,
+                Err(error) => count_drop(error, core::slice::from_ref(slot), sent)?,
             }
         }
         Ok(())
@@ -405,13 +405,13 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Counts datagrams as dropped, unless the socket itself is broken.
-fn count_drop(error: io::Error, datagrams: usize, sent: &mut Sent) -> io::Result<()> {
+fn count_drop(error: io::Error, datagrams: &[Slot], sent: &mut Sent) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) | None => return Err(error),
-        Some(libc::EMSGSIZE) => sent.too_big += datagrams,
+        Some(libc::EMSGSIZE) => sent.too_big = datagrams.iter().map(|slot| slot.len).chain(sent.too_big).min(),
         _ => {}
     }
-    sent.dropped += datagrams;
+    sent.dropped += datagrams.len();
     Ok(())
 }
 
@@ -454,7 +454,7 @@ mod tests {
         let to = b.local_address();
         for (gap, class) in [(0, 0), (4, 0xb8 | 2), (28, 3)] {
             let (buf, slots) = slots(64, 1424, gap, class);
-            assert_eq!(a.send(to, &buf, &slots).unwrap(), Sent { datagrams: 64, dropped: 0, too_big: 0 });
+            assert_eq!(a.send(to, &buf, &slots).unwrap(), Sent { datagrams: 64, dropped: 0, too_big: None });
             let datagrams = receive_all(&mut b, 64 * 1424 - 100);
             assert_eq!(datagrams.len(), 64);
             for (slot, (datagram, seen)) in slots.iter().zip(&datagrams) {
@@ -529,7 +529,7 @@ mod tests {
     #[test]
     fn a_datagram_beyond_the_largest_is_counted_not_sent() {
         let (mut a, b) = pair("127.0.0.1:0", UdpOptions::default());
-        assert_eq!(a.send_one(b.local_address(), &[0; 65_535]).unwrap(), Sent { datagrams: 0, dropped: 1, too_big: 1 });
+        assert_eq!(a.send_one(b.local_address(), &[0; 65_535]).unwrap(), Sent { datagrams: 0, dropped: 1, too_big: Some(u16::MAX) });
         assert!(a.gso == a.gso(b.local_address()));
     }
 

@@ -34,8 +34,8 @@ pub struct Host {
     pub events: VecDeque<(RealmSlot, Event)>,
     /// Datagrams and packets that the system did not take, by realm for packets and in the first place for datagrams.
     pub dropped: [u64; MAX_GROUPS],
-    /// Where datagrams were too big for the path since the last turn; at most 16.
-    pub small: Vec<SocketAddr>,
+    /// Where datagrams were too big for the path since the last turn, and the length of the smallest; at most 16.
+    pub small: Vec<(SocketAddr, u16)>,
     /// Why the daemon cannot go on: a socket or device is gone.
     pub broken: Option<String>,
 }
@@ -44,6 +44,15 @@ impl Host {
     /// The socket that reaches `remote`.
     fn socket_for(&mut self, remote: SocketAddr) -> Option<&mut UdpSocket> {
         self.sockets.iter_mut().find(|socket| socket.local_address().is_ipv4() == remote.is_ipv4())
+    }
+
+    /// Notes that a datagram of `len` bytes is too big for the path to `remote`.
+    fn refuse(&mut self, remote: SocketAddr, len: u16) {
+        if let Some((_, least)) = self.small.iter_mut().find(|(known, _)| *known == remote) {
+            *least = (*least).min(len);
+        } else if self.small.len() < MAX_SMALL {
+            self.small.push((remote, len));
+        }
     }
 
     fn lose(&mut self, realm: usize, count: usize) {
@@ -63,8 +72,8 @@ impl Driver for Host {
         match socket.send(remote, buf, slots) {
             Ok(sent) => {
                 self.lose(0, sent.dropped);
-                if sent.too_big > 0 && self.small.len() < MAX_SMALL && !self.small.contains(&remote) {
-                    self.small.push(remote);
+                if let Some(len) = sent.too_big {
+                    self.refuse(remote, len);
                 }
             }
             Err(error) => {
