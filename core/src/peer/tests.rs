@@ -32,11 +32,13 @@ struct Wire {
     /// Permille lost of what A and what B sends.
     loss: [u64; 2],
     ipv6: bool,
+    /// Longest payload of a control packet that passes.
+    carries: usize,
 }
 
 impl Wire {
     fn new(index: u32, kind: PathKind, delay_ms: u64) -> Self {
-        Self { ends: [path(index), path(index)], kind, delay: ms(delay_ms), loss: [0, 0], ipv6: false }
+        Self { ends: [path(index), path(index)], kind, delay: ms(delay_ms), loss: [0, 0], ipv6: false, carries: usize::MAX }
     }
 }
 
@@ -168,7 +170,7 @@ impl World {
         *counter += 1;
         let counter = *counter;
         let Some(wire) = self.wires.iter().find(|wire| wire.ends[end] == by) else { return };
-        if self.dead[end] || self.rng.below(1000) < wire.loss[end] {
+        if self.dead[end] || payload.len() > wire.carries || self.rng.below(1000) < wire.loss[end] {
             return;
         }
         let to = 1 - end;

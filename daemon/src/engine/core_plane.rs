@@ -6,7 +6,7 @@ use annulus_core::io::{Command, DropReason, RealmSlot, ShardId, TimerKind};
 use annulus_core::node::Node;
 use annulus_core::node::status::{NodeStatus, PathStatus as CorePath, PeerStatus as CorePeer};
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
-use annulus_core::shard::{Shard, ShardSettings};
+use annulus_core::shard::{ECN_ONLY, Shard, ShardSettings};
 use annulus_core::stats::Stats;
 use annulus_core::time::{Instant, UnixTime};
 
@@ -40,7 +40,11 @@ impl CorePlane {
             config.bootstrap = bootstrap(file, group);
             config.hardware_aes = hardware_aes();
             let wall = clock::wall().max(UnixTime(group.state().signed_time));
-            let shard = Shard::new(ShardSettings::new(ShardId(0), group.realm, config.workers, u64::from_le_bytes(random()?)));
+            let mut shard = ShardSettings::new(ShardId(0), group.realm, config.workers, u64::from_le_bytes(random()?));
+            if !parts.settings.copy_dscp {
+                shard.class_mask = ECN_ONLY;
+            }
+            let shard = Shard::new(shard);
             let node = Node::new(config, group.member.identity.clone(), group.member.trust.clone(), random()?, now, wall);
             if !plane.pump.add(node, shard) {
                 return Err(Failure::failed("more groups than one daemon can serve"));

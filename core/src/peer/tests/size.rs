@@ -192,6 +192,52 @@ fn five_percent_of_loss_each_way_shrink_nothing_in_a_day() {
     assert!(road.probes > 28_000);
 }
 
+fn sizes(world: &World, end: usize) -> Vec<u16> {
+    let changed = |(_, who, action): &(Instant, usize, PeerAction)| *who == end && matches!(action, PeerAction::SizeChanged { .. });
+    let size = world.nodes[end].size(world.peer(end).expect("still there"), world.active(end));
+    vec![world.log.iter().filter(|entry| changed(entry)).count() as u16, size.unwrap_or(0)]
+}
+
+fn flow(world: &mut World, tenths: usize) {
+    for _ in 0..tenths {
+        world.traffic(1, true);
+        world.run(ms(100));
+    }
+}
+
+#[test]
+fn peers_find_out_the_size_of_the_path_that_carries_data_and_of_no_other() {
+    let narrow = Wire { carries: 1300, ..Wire::new(1, PathKind::Direct, 20) };
+    let mut world = World::linked(1, &[narrow]);
+    world.run(Duration::from_secs(600));
+    assert!(world.sent.iter().all(|(.., payload)| payload.len() < 100), "no data, no probe");
+    assert_eq!(sizes(&world, A), [0, 0]);
+    flow(&mut world, 100);
+    for end in [A, B] {
+        let [changes, size] = sizes(&world, end)[..] else { panic!() };
+        assert!(changes >= 2 && (1292..=1300).contains(&size), "{changes} {size}");
+    }
+    assert!(world.sent.iter().all(|(.., payload)| payload.len() <= usize::from(TUNNEL_MTU)));
+    assert_eq!(world.deaths(), 0);
+}
+
+#[test]
+fn a_new_path_is_looked_at_at_once_when_data_moves_to_it() {
+    let relay = Wire { carries: 1204, ..Wire::new(1, PathKind::Relay, 50) };
+    let direct = Wire::new(2, PathKind::Direct, 20);
+    let mut world = World::linked(2, &[relay, direct]);
+    flow(&mut world, 100);
+    assert_eq!(sizes(&world, A)[1], 1204, "1,280 less IPv6, UDP, relay header and 24");
+    let peer = world.peer(A).expect("still there");
+    world.nodes[A].add_path(peer, path(2), PathKind::Direct, world.now);
+    world.run(ms(200));
+    assert_eq!((world.active(A), sizes(&world, A)[1]), (path(2), TUNNEL_MTU));
+    let now = world.now;
+    world.nodes[A].refused(peer, path(2), 1300, now);
+    world.drain();
+    assert_eq!(sizes(&world, A)[1], 1228, "the path's family is IPv4");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
