@@ -1,6 +1,6 @@
 //! A batch of packets in one caller-owned buffer: what crosses between drivers and shards.
 
-use crate::io::{Ecn, Path, Verdict};
+use crate::io::{Path, TrafficClass, Verdict};
 
 /// Bytes that must be free in front of an inner packet: relay header (4) and data header (8).
 pub const HEADROOM: usize = 12;
@@ -16,8 +16,8 @@ pub struct Slot {
     pub len: u16,
     /// The path that a received datagram came in by; unset ([`Path::NONE`]) for packets from the host.
     pub from: Path,
-    /// The ECN bits of the outer header (received) or for it (to be sent).
-    pub ecn: Ecn,
+    /// The traffic class of the outer header (received) or for it (to be sent); a shard sets it when it seals.
+    pub class: TrafficClass,
     /// What the shard decided; shards touch only [`Verdict::Pending`] slots.
     pub verdict: Verdict,
 }

@@ -72,7 +72,7 @@
 //!         for (to, mut bytes) in std::mem::take(&mut wire.0) {
 //!             let Some(target) = addresses.iter().position(|address| *address == to) else { continue };
 //!             let from = Endpoint::Udp { socket: 0, remote: addresses[at] };
-//!             let received = Received { start: 0, len: bytes.len(), stride: bytes.len(), from, ecn: Ecn(0) };
+//!             let received = Received { start: 0, len: bytes.len(), stride: bytes.len(), from, class: TrafficClass(0) };
 //!             let (pump, wire) = &mut hosts[target];
 //!             pump.datagrams(&mut scratch, &mut bytes, &[received], wire, now);
 //!         }

@@ -227,6 +227,8 @@ pub struct HostFile {
     pub workers: Option<Workers>,
     /// See [`Flags::offload`].
     pub offload: Option<bool>,
+    /// Whether the DSCP of inner packets is copied to the outer header.
+    pub copy_dscp: Option<bool>,
     /// See [`Flags::log_level`].
     pub log_level: Option<String>,
     /// See [`Flags::log_format`].
@@ -258,6 +260,8 @@ pub struct Settings {
     pub workers: Workers,
     /// Whether the kernel may cut and merge packets for us.
     pub offload: bool,
+    /// Whether the DSCP of inner packets is copied to the outer header.
+    pub copy_dscp: bool,
     /// The least level that is logged, or a filter.
     pub log_level: String,
     /// The form of the log.
@@ -341,6 +345,7 @@ impl Settings {
             tun_backend: flags.tun_backend.or(file.tun_backend).unwrap_or_default(),
             workers: flags.workers.or(file.workers).unwrap_or_default(),
             offload: flags.offload.or(file.offload).unwrap_or(true),
+            copy_dscp: file.copy_dscp.unwrap_or(true),
             log_level,
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             adopt_state: flags.adopt_state,
@@ -467,6 +472,7 @@ mod tests {
         assert!(file.state_dir.is_some() && file.control_socket.is_some() && file.control_group.is_some() && file.groups_dir.is_some());
         assert!(file.listen.is_some() && file.tun_name.is_some() && file.tun_backend.is_some() && file.workers.is_some());
         assert_eq!(file.offload, Some(true));
+        assert_eq!(file.copy_dscp, Some(true));
         assert!(file.log_level.is_some() && file.log_format.is_some());
         config::parse::<HostFile>(Path::new("example"), EXAMPLE.to_owned()).unwrap();
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use annulus_core::batch::Slot;
-use annulus_core::io::{Ecn, Endpoint};
+use annulus_core::io::{Endpoint, TrafficClass};
 use annulus_core::pump::Received;
 use annulus_tun_bridge::sys::{self, RECEIVE_BATCH, ReceiveRing};
 use nix::libc;
@@ -61,8 +61,8 @@ pub struct Sent {
     pub datagrams: usize,
     /// Datagrams that it did not take.
     pub dropped: usize,
-    /// Among the dropped ones, those larger than the interface's MTU.
-    pub too_big: usize,
+    /// Length in bytes of the smallest one that was larger than the interface or a router's message allows.
+    pub too_big: Option<u16>,
 }
 
 /// Counters since the start.
@@ -126,7 +126,7 @@ impl UdpSocket {
         size_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer);
         size_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer);
         forbid_fragments(fd, address.is_ipv6())?;
-        receive_ecn(fd, address.is_ipv6());
+        receive_class(fd, address.is_ipv6());
         let gro = options.offload && sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         let gso = options.offload && sys::option(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
         socket.bind(&address.into())?;
@@ -238,7 +238,7 @@ impl UdpSocket {
                 len: message.len,
                 stride: message.segment.map_or(message.len, |segment| segment.min(message.len)),
                 from: Endpoint::Udp { socket: self.number, remote: from },
-                ecn: Ecn(message.ecn),
+                class: TrafficClass(message.class),
             });
         }
         self.stats.receive_messages += out.len() as u64;
@@ -255,7 +255,7 @@ impl UdpSocket {
         }
     }
 
-    /// Sends the slots' bytes as one datagram each. Neighbours of equal length and ECN (the last may be shorter) leave in one call, gathered
+    /// Sends the slots' bytes as one datagram each. Neighbours of equal length and traffic class (the last may be shorter) leave in one call, gathered
     /// from where they lie.
     ///
     /// # Errors
@@ -281,7 +281,7 @@ impl UdpSocket {
     /// As [`send`](Self::send).
     pub fn send_one(&mut self, to: SocketAddr, datagram: &[u8]) -> io::Result<Sent> {
         let Ok(len) = u16::try_from(datagram.len()) else {
-            return Ok(Sent { dropped: 1, too_big: 1, ..Sent::default() });
+            return Ok(Sent { dropped: 1, too_big: Some(u16::MAX), ..Sent::default() });
         };
         self.send(to, datagram, &[Slot { len, ..Slot::default() }])
     }
@@ -294,7 +294,7 @@ impl UdpSocket {
                     sent.datagrams += batch.len();
                     return Ok(());
                 }
-                Err(error) if !is_refusal(&error) => return count_drop(error, batch.len(), sent),
+                Err(error) if !is_refusal(&error) => return count_drop(error, batch, sent),
                 Err(error) => {
                     // Only if one of full length passes singly was it the segmentation that the kernel did not want, and not the length.
                     let before = sent.datagrams;
@@ -317,7 +317,7 @@ impl UdpSocket {
         for slot in batch {
             match self.send_call(to, buf, std::slice::from_ref(slot)) {
                 Ok(()) => sent.datagrams += 1,
-                Err(error) => count_drop(error, 1, sent)?,
+                Err(error) => count_drop(error, core::slice::from_ref(slot), sent)?,
             }
         }
         Ok(())
@@ -343,7 +343,7 @@ impl UdpSocket {
         self.stats.send_calls += 1;
         let mut errors = 0;
         loop {
-            match sys::send_datagrams(self.socket.as_fd(), &to, &parts[..used], segment, batch[0].ecn.0) {
+            match sys::send_datagrams(self.socket.as_fd(), &to, &parts[..used], segment, batch[0].class.0) {
                 Ok(bytes) => {
                     self.stats.send_bytes += bytes as u64;
                     return Ok(());
@@ -386,13 +386,13 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// How many of the first slots can leave in one call: equal length and ECN, the last may be shorter.
+/// How many of the first slots can leave in one call: equal length and traffic class, the last may be shorter.
 fn group(slots: &[Slot]) -> usize {
     let Some(first) = slots.first() else { return 0 };
     let (mut count, mut bytes) = (0, 0);
     for slot in slots.iter().take(MAX_SEGMENTS) {
         bytes += usize::from(slot.len);
-        if slot.len > first.len || slot.ecn != first.ecn || slot.len == 0 || bytes > MAX_SEND {
+        if slot.len > first.len || slot.class != first.class || slot.len == 0 || bytes > MAX_SEND {
             break;
         }
         count += 1;
@@ -424,7 +424,7 @@ fn forbid_fragments(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 }
 
 /// Asks for the traffic class of received datagrams. Without it congestion marks are not seen, nothing else.
-fn receive_ecn(fd: BorrowedFd<'_>, v6: bool) {
+fn receive_class(fd: BorrowedFd<'_>, v6: bool) {
     let result = if v6 {
         sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
     } else {
@@ -458,13 +458,13 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Counts datagrams as dropped, unless the socket itself is broken.
-fn count_drop(error: io::Error, datagrams: usize, sent: &mut Sent) -> io::Result<()> {
+fn count_drop(error: io::Error, datagrams: &[Slot], sent: &mut Sent) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) | None => return Err(error),
-        Some(libc::EMSGSIZE) => sent.too_big += datagrams,
+        Some(libc::EMSGSIZE) => sent.too_big = datagrams.iter().map(|slot| slot.len).chain(sent.too_big).min(),
         _ => {}
     }
-    sent.dropped += datagrams;
+    sent.dropped += datagrams.len();
     Ok(())
 }
 
@@ -477,24 +477,26 @@ mod tests {
         (bind(1), bind(2))
     }
 
-    fn receive_all(socket: &mut UdpSocket, bytes: usize) -> Vec<(Vec<u8>, Ecn)> {
+    fn receive_all(socket: &mut UdpSocket, bytes: usize) -> Vec<(Vec<u8>, TrafficClass)> {
         let mut buf = vec![0; socket.buffer_for(8)];
         let (mut out, mut datagrams) = (Vec::new(), Vec::new());
         let end = Instant::now() + Duration::from_secs(5);
-        while datagrams.iter().map(|(datagram, _): &(Vec<u8>, Ecn)| datagram.len()).sum::<usize>() < bytes && Instant::now() < end {
+        while datagrams.iter().map(|(datagram, _): &(Vec<u8>, TrafficClass)| datagram.len()).sum::<usize>() < bytes && Instant::now() < end
+        {
             socket.receive(&mut buf, &mut out).unwrap();
             for received in &out {
                 let whole = &buf[received.start..received.start + received.len];
-                datagrams.extend(whole.chunks(received.stride).map(|datagram| (datagram.to_vec(), received.ecn)));
+                datagrams.extend(whole.chunks(received.stride).map(|datagram| (datagram.to_vec(), received.class)));
             }
         }
         datagrams
     }
 
     /// `count` slots of `len` bytes, `gap` apart, the last one 100 bytes shorter.
-    fn slots(count: usize, len: u16, gap: u32, ecn: u8) -> (Vec<u8>, Vec<Slot>) {
-        let mut slots: Vec<_> =
-            (0..count as u32).map(|i| Slot { start: i * (u32::from(len) + gap), len, ecn: Ecn(ecn), ..Slot::default() }).collect();
+    fn slots(count: usize, len: u16, gap: u32, class: u8) -> (Vec<u8>, Vec<Slot>) {
+        let mut slots: Vec<_> = (0..count as u32)
+            .map(|i| Slot { start: i * (u32::from(len) + gap), len, class: TrafficClass(class), ..Slot::default() })
+            .collect();
         slots.last_mut().unwrap().len -= 100;
         let buf = (0..count * (usize::from(len) + gap as usize)).map(|i| (i / 3) as u8).collect();
         (buf, slots)
@@ -503,14 +505,14 @@ mod tests {
     fn everything_arrives(address: &str, options: UdpOptions) -> (UdpStats, UdpStats) {
         let (mut a, mut b) = pair(address, options);
         let to = b.local_address();
-        for (gap, ecn) in [(0, 0), (4, 2), (28, 3)] {
-            let (buf, slots) = slots(64, 1424, gap, ecn);
-            assert_eq!(a.send(to, &buf, &slots).unwrap(), Sent { datagrams: 64, dropped: 0, too_big: 0 });
+        for (gap, class) in [(0, 0), (4, 0xb8 | 2), (28, 3)] {
+            let (buf, slots) = slots(64, 1424, gap, class);
+            assert_eq!(a.send(to, &buf, &slots).unwrap(), Sent { datagrams: 64, dropped: 0, too_big: None });
             let datagrams = receive_all(&mut b, 64 * 1424 - 100);
             assert_eq!(datagrams.len(), 64);
             for (slot, (datagram, seen)) in slots.iter().zip(&datagrams) {
                 assert!(buf[slot.range()] == datagram[..]);
-                assert_eq!(seen.0, ecn);
+                assert_eq!(seen.0, class);
             }
         }
         (a.stats(), b.stats())
@@ -580,13 +582,13 @@ mod tests {
     #[test]
     fn a_datagram_beyond_the_largest_is_counted_not_sent() {
         let (mut a, b) = pair("127.0.0.1:0", UdpOptions::default());
-        assert_eq!(a.send_one(b.local_address(), &[0; 65_535]).unwrap(), Sent { datagrams: 0, dropped: 1, too_big: 1 });
+        assert_eq!(a.send_one(b.local_address(), &[0; 65_535]).unwrap(), Sent { datagrams: 0, dropped: 1, too_big: Some(u16::MAX) });
         assert!(a.gso == a.gso(b.local_address()));
     }
 
     #[test]
     fn groups_end_at_a_shorter_datagram_another_mark_and_the_limit() {
-        let slot = |len, ecn| Slot { len, ecn: Ecn(ecn), ..Slot::default() };
+        let slot = |len, class| Slot { len, class: TrafficClass(class), ..Slot::default() };
         assert_eq!(group(&[slot(100, 0), slot(100, 0), slot(50, 0), slot(50, 0)]), 3);
         assert_eq!(group(&[slot(50, 0), slot(100, 0)]), 1);
         assert_eq!(group(&[slot(100, 0), slot(100, 1)]), 1);

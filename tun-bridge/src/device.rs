@@ -266,21 +266,12 @@ impl<'a> Placer<'a> {
 
     /// The room given last now holds a packet of `len` bytes.
     #[expect(clippy::cast_possible_truncation, reason = "batch buffers are below 4 GB, packets below 64 KB")]
-    pub(crate) fn placed(&mut self, len: usize, ecn: u8) {
+    pub(crate) fn placed(&mut self, len: usize) {
         use annulus_core::batch::{HEADROOM, TAILROOM};
         let start = self.end + HEADROOM;
-        self.slots[self.count] = Slot { start: start as u32, len: len as u16, ecn: annulus_core::io::Ecn(ecn), ..Slot::default() };
+        self.slots[self.count] = Slot { start: start as u32, len: len as u16, ..Slot::default() };
         self.count += 1;
         self.end = start + len + TAILROOM;
-    }
-}
-
-/// The ECN bits of an IP packet; 0 if it is none.
-pub(crate) fn ecn_of(packet: &[u8]) -> u8 {
-    match packet {
-        [first, second, ..] if first >> 4 == 6 => (second >> 4) & 3,
-        [_, second, ..] => second & 3,
-        _ => 0,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use annulus_core::batch::Slot;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::device::{Placer, ecn_of, no_room};
+use crate::device::{Placer, no_room};
 use crate::{Sent, Tun, TunFeatures, TunStats};
 
 /// Packets in each direction: as long as a real device's transmit queue. What does not fit is dropped by the sender, as there.
@@ -109,7 +109,7 @@ impl Tun for MemTun {
                 break;
             };
             room.copy_from_slice(packet);
-            placer.placed(packet.len(), ecn_of(packet));
+            placer.placed(packet.len());
             packets.pop_front();
         }
         self.stats.packets_in += placer.count as u64;

@@ -142,11 +142,6 @@ impl Split {
         if self.whole { self.index > 0 } else { self.done + self.header >= self.len }
     }
 
-    /// The ECN bits of the packet's IP header.
-    pub(crate) fn ecn(&self, packet: &[u8]) -> u8 {
-        if self.v6 { (packet[1] >> 4) & 3 } else { packet[1] & 3 }
-    }
-
     /// Writes the next packet to the front of `out`, which has [`longest`](Self::longest) bytes at least, and returns its length. This is the one
     /// copy that a packet meets between the device and the wire.
     pub(crate) fn next(&mut self, packet: &[u8], out: &mut [u8]) -> usize {

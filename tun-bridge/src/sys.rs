@@ -210,11 +210,11 @@ fn put_control<T>(control: &mut Control, used: usize, level: c_int, kind: c_int,
 }
 
 /// Sends the concatenation of `parts` to `to` in one call: one datagram, or, with `segment`, datagrams of that many bytes each (the last may be
-/// shorter) cut by the kernel (UDP_SEGMENT). `ecn` goes into the outer IP header.
+/// shorter) cut by the kernel (UDP_SEGMENT). `class` (DSCP and ECN) goes into the outer IP header.
 ///
 /// # Errors
 /// What the kernel says; `InvalidInput` for more than 1,024 parts.
-pub fn send_datagrams(fd: BorrowedFd<'_>, to: &SocketAddr, parts: &[IoSlice<'_>], segment: Option<u16>, ecn: u8) -> io::Result<usize> {
+pub fn send_datagrams(fd: BorrowedFd<'_>, to: &SocketAddr, parts: &[IoSlice<'_>], segment: Option<u16>, class: u8) -> io::Result<usize> {
     if parts.len() > 1024 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
@@ -224,9 +224,9 @@ pub fn send_datagrams(fd: BorrowedFd<'_>, to: &SocketAddr, parts: &[IoSlice<'_>]
     if let Some(segment) = segment {
         used = put_control(&mut control, used, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
     }
-    if ecn != 0 {
+    if class != 0 {
         let (level, kind) = if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
-        used = put_control(&mut control, used, level, kind, c_int::from(ecn & 3));
+        used = put_control(&mut control, used, level, kind, c_int::from(class));
     }
     // SAFETY: `msghdr` is plain data for which all zeroes is a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -261,8 +261,8 @@ pub struct ReceivedMessage {
     pub segment: Option<usize>,
     /// Who sent it; `None` for an address family that is not IP.
     pub from: Option<SocketAddr>,
-    /// The ECN bits of the outer header.
-    pub ecn: u8,
+    /// The traffic class (DSCP and ECN) of the outer header.
+    pub class: u8,
     /// Whether it did not fit its region: its end is lost.
     pub truncated: bool,
 }
@@ -342,14 +342,14 @@ impl ReceiveRing {
             len: header.msg_len as usize,
             segment: None,
             from: from_raw(&self.names[index]),
-            ecn: 0,
+            class: 0,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         };
         #[allow(clippy::unnecessary_cast, reason = "the field has 32 bits with musl")]
         let bytes = &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(CONTROL_LEN)];
         parse_controls(bytes, |level, kind, data| match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => message.segment = number(data).filter(|size| *size > 0),
-            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => message.ecn = traffic_class(data) & 3,
+            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => message.class = traffic_class(data),
             _ => {}
         });
         message

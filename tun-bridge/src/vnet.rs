@@ -110,12 +110,11 @@ impl VnetTun {
     fn drain(&mut self, placer: &mut Placer<'_>) -> bool {
         let Some((split, end)) = &mut self.pending else { return true };
         let packet = &self.staging[virtio::LEN..*end];
-        let ecn = split.ecn(packet);
         let longest = split.longest();
         while !split.is_done() {
             let Some(room) = placer.room(longest) else { return false };
             let len = split.next(packet, room);
-            placer.placed(len, ecn);
+            placer.placed(len);
         }
         self.pending = None;
         true

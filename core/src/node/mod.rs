@@ -128,7 +128,7 @@ impl Node {
             clock: Clock::new(now, wall, signed),
             paths: PathTable::new(&mut rng.fork("paths")),
             sessions,
-            peers: Peers::new(rng.fork("peer"), local),
+            peers: Peers::new(rng.fork("peer"), local, config.tunnel_mtu),
             overlay,
             dht,
             vpn,

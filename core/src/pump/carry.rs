@@ -2,7 +2,7 @@
 
 use super::{Driver, MAX_PUNTS, MAX_RUN};
 use crate::batch::{Batch, HEADROOM, Slot};
-use crate::io::{Ecn, Endpoint, Path, Punt, RealmSlot, Reinject, Verdict};
+use crate::io::{Endpoint, Path, Punt, RealmSlot, Reinject, TrafficClass, Verdict};
 use crate::shard::Shard;
 use crate::time::Instant;
 
@@ -83,7 +83,7 @@ impl<B: Backing> Plane<'_, B> {
 
 /// A slot for one packet of the control plane.
 pub(crate) const fn whole(start: usize, len: usize) -> Slot {
-    Slot { start: start as u32, len: len as u16, from: Path::NONE, ecn: Ecn(0), verdict: Verdict::Pending }
+    Slot { start: start as u32, len: len as u16, from: Path::NONE, class: TrafficClass(0), verdict: Verdict::Pending }
 }
 
 /// Sends what shall be sent, neighbours of equal size and path together.
@@ -95,7 +95,7 @@ fn transmit(backing: &impl Backing, slots: &[Slot], picked: &mut Vec<Slot>, buf:
         let joins = picked.first().is_none_or(|first| {
             path == current
                 && picked.len() < MAX_RUN
-                && slot.ecn == first.ecn
+                && slot.class == first.class
                 && slot.len <= first.len
                 && picked.last().is_some_and(|last| last.len == first.len)
         });

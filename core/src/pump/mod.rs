@@ -21,7 +21,7 @@ use self::others::Others;
 use self::receive::{Realms, realm_of};
 use crate::batch::{HEADROOM, Slot, TAILROOM};
 use crate::events::{Command, Event};
-use crate::io::{DropReason, Ecn, Endpoint, Output, Path, Punt, RealmSlot, Reinject, ShardEvent, ShardId, TimerKind, Verdict};
+use crate::io::{DropReason, Endpoint, Output, Path, Punt, RealmSlot, Reinject, ShardEvent, ShardId, TimerKind, TrafficClass, Verdict};
 use crate::node::Node;
 use crate::shard::Shard;
 use crate::stats::Stats;
@@ -75,8 +75,8 @@ pub struct Received {
     pub stride: usize,
     /// Who sent them: a UDP or stream endpoint.
     pub from: Endpoint,
-    /// The ECN bits of the outer header.
-    pub ecn: Ecn,
+    /// The traffic class of the outer header.
+    pub class: TrafficClass,
 }
 
 /// Buffers that pumps work in. One serves any number of pumps on one thread, so that a simulated node costs none.

@@ -56,7 +56,7 @@ impl Scratch {
                     _ => realms.path(number, batch.from),
                 };
                 path = Some((number, from));
-                self.slots.push(Slot { start: start as u32, len: len as u16, from, ecn: batch.ecn, verdict: Verdict::Pending });
+                self.slots.push(Slot { start: start as u32, len: len as u16, from, class: batch.class, verdict: Verdict::Pending });
                 self.realms.push(number);
             }
             start += len;

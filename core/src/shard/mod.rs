@@ -68,6 +68,9 @@ pub const MOVED_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a session whose key is used up asks for its rekey again.
 pub const REKEY_REMINDER: Duration = Duration::from_secs(1);
 
+/// The part of the traffic class that is always copied (RFC 6040): without it a marked congestion would look like a loss.
+pub const ECN_ONLY: u8 = 0b11;
+
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
 pub struct ShardSettings {
@@ -81,13 +84,15 @@ pub struct ShardSettings {
     pub seed: u64,
     /// Flows to remember, rounded up to a power of two; 24 bytes each, allocated with the first session.
     pub flows: u32,
+    /// Bits of the inner traffic class that are copied to the outer header: all, or [`ECN_ONLY`].
+    pub class_mask: u8,
 }
 
 impl ShardSettings {
-    /// Settings with [`DEFAULT_FLOWS`].
+    /// Settings with [`DEFAULT_FLOWS`] and the whole traffic class copied.
     #[must_use]
     pub const fn new(id: ShardId, realm: RealmSlot, workers: NonZeroU8, seed: u64) -> Self {
-        Self { id, realm, workers, seed, flows: DEFAULT_FLOWS }
+        Self { id, realm, workers, seed, flows: DEFAULT_FLOWS, class_mask: u8::MAX }
     }
 
     /// Whether datagrams with this receiver or circuit index belong to the shard.

@@ -4,15 +4,19 @@ use core::net::IpAddr;
 
 use super::hints::Hints;
 use super::session::Session;
-use super::table::ShardEvent;
+use super::table::{ShardEvent, Way};
 use super::{REKEY_REMINDER, Shard};
 use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use crate::crypto::nonce;
-use crate::io::{DropReason, Path, Punt, Verdict};
+use crate::io::{DropReason, Path, Punt, TrafficClass, Verdict};
 use crate::time::Instant;
 use crate::wire::TYPE_DATA;
-use crate::wire::ip::{FlowKey, IpHeader, is_local_scope};
+use crate::wire::ip::{FlowKey, IpHeader, PROTOCOL_TCP, is_local_scope};
 use crate::wire::packet::{RELAY_HEADER_LEN, RelayHeader, SEALED_HEADER_LEN, SealedHeader};
+use crate::wire::tcp::clamp_mss;
+
+/// What every IPv6 link carries (RFC 8200, section 5): nobody cuts smaller packets because a message says so.
+const MIN_V6_MTU: u16 = 1_280;
 
 /// What was found for the packet before: the packets of a batch are mostly of one flow.
 #[derive(Clone, Copy)]
@@ -27,7 +31,7 @@ struct Found {
 impl Shard {
     /// Seals the inner packets of `batch` in place and decides where each goes.
     ///
-    /// [`Verdict::Transmit`]: the slot covers the datagram to be sent, with its outer ECN bits. [`Punt::Routed`]: the same, to be routed over the ring on the
+    /// [`Verdict::Transmit`]: the slot covers the datagram to be sent, with the traffic class of its outer header. [`Punt::Routed`]: the same, to be routed over the ring on the
     /// path in `slot.from`. All other verdicts leave the packet as it was. Slots need [`HEADROOM`] and [`TAILROOM`]; those without are dropped as malformed.
     pub fn seal(&mut self, batch: &mut Batch<'_>, now: Instant) {
         let mut last = None;
@@ -57,28 +61,31 @@ impl Shard {
         let session = self.sessions[found.place as usize].as_deref_mut().expect("a promoted session is installed");
         let lane_way = session.sender.way(found.epoch, slot.len);
         let (way, lane) = (lane_way.way, lane_way.lane);
-        if slot.len > way.mtu {
+        let in_parts = way.routed || slot.len > way.whole;
+        if slot.len > way.whole && is_too_big(&way, slot.len, &buf[packet.clone()]) {
             return Err(Verdict::Punt(Punt::TooBig));
         }
         if way.path == Path::NONE {
             return Err(Verdict::Drop(DropReason::NoPath));
         }
         let counter = count(session, lane, &mut self.hints, now)?;
+        if way.is_small() && header.protocol == PROTOCOL_TCP && !header.fragment {
+            clamp_mss(&mut buf[packet.clone()], &header, way.whole);
+        }
 
         let sealed = SealedHeader { kind: TYPE_DATA, lane, receiver: session.remote_index, counter: counter as u32 }.bytes();
         let tag = session.seal_key.seal(nonce(lane, counter), &sealed, &mut buf[packet.clone()]);
         buf[packet.end..packet.end + TAILROOM].copy_from_slice(&tag);
         let mut start = packet.start - SEALED_HEADER_LEN;
         buf[start..packet.start].copy_from_slice(&sealed);
-        if let (Some((circuit, hops_left)), false) = (way.circuit, way.routed || slot.len > way.whole) {
+        if let (Some((circuit, hops_left)), false) = (way.circuit, in_parts) {
             start -= RELAY_HEADER_LEN;
             buf[start..start + RELAY_HEADER_LEN].copy_from_slice(&RelayHeader { hops_left, circuit }.bytes());
         }
         self.news.note(session, found.place, 0, u64::from(slot.len));
-        let in_parts = way.routed || slot.len > way.whole;
         slot.len = (packet.end + TAILROOM - start) as u16;
         slot.start = start as u32;
-        slot.ecn = header.ecn();
+        slot.class = TrafficClass(header.class.0 & self.settings.class_mask);
         if in_parts {
             slot.from = way.path;
             return Ok(Verdict::Punt(Punt::Routed));
@@ -121,6 +128,17 @@ impl Shard {
             _ => Err(Verdict::Punt(Punt::NoAddress)),
         }
     }
+}
+
+/// Whether the sender of a packet that its way does not carry whole is to be told: where the packet says so by "don't fragment", and of IPv6 from the
+/// size on that no link promises.
+#[cold]
+fn is_too_big(way: &Way, len: u16, packet: &[u8]) -> bool {
+    len > way.mtu
+        || match packet {
+            [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => flags & 0x40 != 0,
+            _ => len > MIN_V6_MTU,
+        }
 }
 
 /// The counter of the next packet of `session` on `lane`. Tells the control plane when the rekey is due.

@@ -58,7 +58,7 @@ pub(super) struct Sender {
 
 impl Sender {
     fn new(settings: &ShardSettings, way: Way, rekey_at: Instant) -> Self {
-        let id = settings.id.0;
+        let (id, way) = (settings.id.0, normal(way));
         Self {
             counters: [0; LANES as usize],
             current: LaneWay { way, lane: id, epoch: 1 },
@@ -74,7 +74,7 @@ impl Sender {
 
     /// Takes another way, on a fresh lane. With `at_once` the old one is dead and no flow stays on it.
     pub(super) fn set_way(&mut self, way: Way, at_once: bool, now: Instant) {
-        let old = &self.current.way;
+        let (old, way) = (&self.current.way, normal(way));
         if (old.path, old.circuit, old.routed) == (way.path, way.circuit, way.routed) {
             self.current.way = way;
         } else {
@@ -105,7 +105,7 @@ impl Sender {
             && old.epoch == epoch
         {
             let pause = old.way.rtt.unwrap_or_default().max(MIN_FLOW_GAP);
-            if gap <= pause && len <= old.way.mtu {
+            if gap <= pause && len <= old.way.whole {
                 return epoch;
             }
         }
@@ -116,7 +116,7 @@ impl Sender {
     #[inline]
     pub(super) fn way(&self, epoch: u32, len: u16) -> &LaneWay {
         match &self.previous {
-            Some((old, _)) if old.epoch == epoch && len <= old.way.mtu => old,
+            Some((old, _)) if old.epoch == epoch && len <= old.way.whole => old,
             _ => &self.current,
         }
     }
@@ -158,6 +158,11 @@ impl Sender {
     pub(super) fn set_counter(&mut self, lane: u8, counter: u64) {
         self.counters[usize::from(lane)] = counter;
     }
+}
+
+/// The way with `whole` at most `mtu`: then one comparison tells a packet that needs nothing special.
+fn normal(way: Way) -> Way {
+    Way { whole: way.whole.min(way.mtu), ..way }
 }
 
 /// The opening side: a window for each of the sender's lanes. Only the shard that the receiver index belongs to has them (4 kB).

@@ -6,7 +6,7 @@ use annulus_core::io::{Command, DropReason, RealmSlot, ShardId, TimerKind};
 use annulus_core::node::Node;
 use annulus_core::node::status::{NodeStatus, PathStatus as CorePath, PeerStatus as CorePeer};
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
-use annulus_core::shard::{Shard, ShardSettings};
+use annulus_core::shard::{ECN_ONLY, Shard, ShardSettings};
 use annulus_core::stats::Stats;
 use annulus_core::time::{Instant, UnixTime};
 use annulus_core::worker::{Report, Worker};
@@ -42,7 +42,7 @@ impl CorePlane {
             config.hardware_aes = hardware_aes();
             config.workers = parts.workers;
             let wall = clock::wall().max(UnixTime(group.state().signed_time));
-            let shard = Shard::new(ShardSettings::new(ShardId(0), group.realm, config.workers, u64::from_le_bytes(random()?)));
+            let shard = shard(parts, ShardId(0), group.realm)?;
             let node = Node::new(config, group.member.identity.clone(), group.member.trust.clone(), random()?, now, wall);
             if !plane.pump.add(node, shard) {
                 return Err(Failure::failed("more groups than one daemon can serve"));
@@ -52,14 +52,22 @@ impl CorePlane {
     }
 }
 
+/// A worker's shard of one realm.
+fn shard(parts: &Parts, id: ShardId, realm: RealmSlot) -> Result<Shard, Failure> {
+    let mut settings = ShardSettings::new(id, realm, parts.workers, u64::from_le_bytes(random()?));
+    if !parts.settings.copy_dscp {
+        settings.class_mask = ECN_ONLY;
+    }
+    Ok(Shard::new(settings))
+}
+
 /// The data planes of the workers 1 and above, each with a shard per group.
 pub(super) fn workers(parts: &Parts) -> Result<Vec<Worker>, Failure> {
-    let seed = || random().map(u64::from_le_bytes);
     let mut workers = Vec::new();
     for number in 1..parts.workers.get() {
-        let mut worker = Worker::new(ShardId(number), parts.workers, seed()?);
+        let mut worker = Worker::new(ShardId(number), parts.workers, u64::from_le_bytes(random()?));
         for group in &parts.groups {
-            if !worker.add(Shard::new(ShardSettings::new(ShardId(number), group.realm, parts.workers, seed()?))) {
+            if !worker.add(shard(parts, ShardId(number), group.realm)?) {
                 return Err(Failure::failed("more groups than one worker can serve"));
             }
         }

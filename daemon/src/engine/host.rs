@@ -59,8 +59,8 @@ pub struct Host {
     pub events: VecDeque<(RealmSlot, Event)>,
     /// Datagrams and packets for which there was no socket or no device, by realm for packets and in the first place for datagrams.
     pub dropped: [u64; MAX_GROUPS],
-    /// Where datagrams were too big for the path since the last turn; at most 16.
-    pub small: Vec<SocketAddr>,
+    /// Where datagrams were too big for the path since the last turn, and the length of the smallest; at most 16.
+    pub small: Vec<(SocketAddr, u16)>,
     /// Why the daemon cannot go on: a socket or device is gone.
     pub broken: Option<String>,
     /// To the workers 1 and above, from the thread of the control plane.
@@ -68,10 +68,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Notes that a datagram was too large for the path to `remote`.
-    pub(super) fn note_small(&mut self, remote: SocketAddr) {
-        if self.small.len() < MAX_SMALL && !self.small.contains(&remote) {
-            self.small.push(remote);
+    /// Notes that a datagram of `len` bytes is too big for the path to `remote`.
+    pub(super) fn note_small(&mut self, remote: SocketAddr, len: u16) {
+        if let Some((_, least)) = self.small.iter_mut().find(|(known, _)| *known == remote) {
+            *least = (*least).min(len);
+        } else if self.small.len() < MAX_SMALL {
+            self.small.push((remote, len));
         }
     }
 
@@ -117,8 +119,8 @@ impl Driver for Host {
         let Some(socket) = socket else { return self.lose(0, slots.len()) };
         match socket.send(remote, buf, slots) {
             Ok(sent) => {
-                if sent.too_big > 0 {
-                    self.note_small(remote);
+                if let Some(len) = sent.too_big {
+                    self.note_small(remote, len);
                 }
             }
             Err(error) => {

@@ -272,7 +272,7 @@ impl<P: Plane> Engine<P> {
                     Some(Notice::Report(realm, report)) => {
                         self.plane.report(ShardId(index as u8 + 1), realm, report, now);
                     }
-                    Some(Notice::TooSmall(remote)) => self.host.note_small(remote),
+                    Some(Notice::TooSmall(remote, len)) => self.host.note_small(remote, len),
                     Some(Notice::Tally(tally)) => crew.tallies[index] = *tally,
                     None => break,
                 }

@@ -38,8 +38,8 @@ const TALLY_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) enum Notice {
     /// Core's.
     Report(RealmSlot, Report),
-    /// A datagram was too large for the path to this address.
-    TooSmall(SocketAddr),
+    /// A datagram of so many bytes was too large for the path to this address.
+    TooSmall(SocketAddr, u16),
     /// What its sockets and devices have counted.
     Tally(Box<Tally>),
 }
@@ -128,8 +128,8 @@ impl WorkerEngine {
 
     fn tell_of_host(&mut self, now: Instant) {
         // What the ring does not take comes again: the address with the next datagram for it, the tally with the next one.
-        for remote in self.host.small.drain(..) {
-            let _ = self.link.push(Notice::TooSmall(remote));
+        for (remote, len) in self.host.small.drain(..) {
+            let _ = self.link.push(Notice::TooSmall(remote, len));
         }
         if now >= self.next_tally {
             self.next_tally = now + TALLY_INTERVAL;

@@ -131,7 +131,7 @@ fn the_wrong_shard_passes_a_datagram_on_untouched() {
     let right = usize::from(owner(&datagram, NonZeroU8::new(3).expect("it is 3")).expect("it is a data packet").0);
     assert_eq!(right, usize::from(SESSION) % 3);
     for shard in 0..3 {
-        let (slot, bytes) = b.open_with(shard, path(1), Ecn(0), &datagram, ms(1));
+        let (slot, bytes) = b.open_with(shard, path(1), TrafficClass(0), &datagram, ms(1));
         if shard == right {
             assert_eq!(slot.verdict, Verdict::Deliver);
         } else {
@@ -143,7 +143,7 @@ fn the_wrong_shard_passes_a_datagram_on_untouched() {
     let mut unknown = datagram;
     unknown[3] = 200;
     for shard in 0..3 {
-        assert_eq!(b.open_with(shard, path(1), Ecn(0), &unknown, ms(1)).0.verdict, Verdict::Drop(DropReason::UnknownIndex));
+        assert_eq!(b.open_with(shard, path(1), TrafficClass(0), &unknown, ms(1)).0.verdict, Verdict::Drop(DropReason::UnknownIndex));
     }
     assert_eq!(owner(&[0xa0, 0, 0, 1], NonZeroU8::MIN), None);
     assert_eq!(owner(&[0xb0, 0, 0], NonZeroU8::MIN), None);
@@ -155,7 +155,7 @@ fn congestion_marks_reach_the_inside_and_its_checksum_stays_right() {
     let mut marked = a_to_b(1);
     set_ecn(&mut marked, Ecn(2));
     let datagram = a.sent(&marked, ms(1)).1;
-    let (slot, packet) = b.open_with(0, path(1), ECN_CE, &datagram, ms(1));
+    let (slot, packet) = b.open_with(0, path(1), TrafficClass(0b11), &datagram, ms(1));
     assert_eq!(slot.verdict, Verdict::Deliver);
     set_ecn(&mut marked, ECN_CE);
     assert_eq!(packet, marked);
@@ -163,7 +163,7 @@ fn congestion_marks_reach_the_inside_and_its_checksum_stays_right() {
     assert_eq!(header.header_checksum, header.calc_header_checksum());
     // Who understands no mark is told by a loss.
     let datagram = a.sent(&a_to_b(1), ms(1)).1;
-    assert_eq!(b.open_with(0, path(1), ECN_CE, &datagram, ms(1)).0.verdict, Verdict::Drop(DropReason::Congested));
+    assert_eq!(b.open_with(0, path(1), TrafficClass(0b11), &datagram, ms(1)).0.verdict, Verdict::Drop(DropReason::Congested));
 }
 
 #[test]

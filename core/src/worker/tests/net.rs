@@ -117,7 +117,7 @@ impl Host {
                 len: datagram.len(),
                 stride: datagram.len().max(1),
                 from,
-                ecn: Default::default(),
+                class: Default::default(),
             });
             bytes.extend_from_slice(&datagram);
         }
