@@ -1,6 +1,7 @@
 //! Cutting the super-packets of a TUN device into packets as the wire wants them, one segment at a time.
 
 use crate::checksum::{fold, pseudo_header, sum};
+use crate::device::Placer;
 use crate::virtio::{GSO_ECN, GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, Header, NEEDS_CHECKSUM};
 
 /// Protocol number of TCP.
@@ -128,6 +129,18 @@ impl Split {
     /// The ECN bits of the packet's IP header.
     pub(crate) fn ecn(&self, packet: &[u8]) -> u8 {
         if self.v6 { (packet[1] >> 4) & 3 } else { packet[1] & 3 }
+    }
+
+    /// Hands out packets until there is no more room; whether all of them are out.
+    pub(crate) fn place(&mut self, packet: &[u8], placer: &mut Placer<'_>) -> bool {
+        let ecn = self.ecn(packet);
+        let longest = self.longest();
+        while !self.is_done() {
+            let Some(room) = placer.room(longest) else { return false };
+            let len = self.next(packet, room);
+            placer.placed(len, ecn);
+        }
+        true
     }
 
     /// Writes the next packet to the front of `out`, which has [`longest`](Self::longest) bytes at least, and returns its length. This is the one
