@@ -20,6 +20,10 @@ deny:
 fuzz SECONDS="20":
     scripts/fuzz {{ SECONDS }}
 
+# Instructions per packet, compared with their bounds
+instructions:
+    scripts/instructions
+
 # Three hosts on this machine that ping each other through the VPN
 demo:
     cargo run --release -p annulus-cli -- demo

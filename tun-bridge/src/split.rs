@@ -1,6 +1,7 @@
 //! Cutting the super-packets of a TUN device into packets as the wire wants them, one segment at a time.
 
 use crate::checksum::{fold, pseudo_header, sum};
+use crate::device::Placer;
 use crate::virtio::{GSO_ECN, GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, Header, NEEDS_CHECKSUM};
 
 /// Protocol number of TCP.
@@ -140,6 +141,17 @@ impl Split {
     /// Whether everything has been handed out.
     pub(crate) const fn is_done(&self) -> bool {
         if self.whole { self.index > 0 } else { self.done + self.header >= self.len }
+    }
+
+    /// Hands out packets until there is no more room; whether all of them are out.
+    pub(crate) fn place(&mut self, packet: &[u8], placer: &mut Placer<'_>) -> bool {
+        let longest = self.longest();
+        while !self.is_done() {
+            let Some(room) = placer.room(longest) else { return false };
+            let len = self.next(packet, room);
+            placer.placed(len);
+        }
+        true
     }
 
     /// Writes the next packet to the front of `out`, which has [`longest`](Self::longest) bytes at least, and returns its length. This is the one

@@ -109,12 +109,8 @@ impl VnetTun {
     /// Hands out packets of what is in `staging`; whether all of it is out.
     fn drain(&mut self, placer: &mut Placer<'_>) -> bool {
         let Some((split, end)) = &mut self.pending else { return true };
-        let packet = &self.staging[virtio::LEN..*end];
-        let longest = split.longest();
-        while !split.is_done() {
-            let Some(room) = placer.room(longest) else { return false };
-            let len = split.next(packet, room);
-            placer.placed(len);
+        if !split.place(&self.staging[virtio::LEN..*end], placer) {
+            return false;
         }
         self.pending = None;
         true

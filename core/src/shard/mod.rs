@@ -57,7 +57,7 @@ use route::{Local, Routes, Sources};
 use session::Session;
 use table::{Install, PeerId, Prefix, Removal, SessionId, ShardEvent, TableUpdate, Way};
 
-/// Sessions that a shard holds at most: 90 MB where they belong to it, a quarter of that elsewhere. Beyond it an install is refused and counted as
+/// Sessions that a shard holds at most: 45 MB. Beyond it an install is refused and counted as
 /// [`DropReason::QueueFull`]. None is ever evicted: installed again it would count from 0 under the same key.
 pub const MAX_SESSIONS: usize = 16_384;
 

@@ -76,13 +76,13 @@ impl Shard {
         };
         let session = self.sessions[place as usize].as_deref_mut().expect("what is indexed is installed");
 
-        let window = &mut session.receiver.windows[usize::from(header.lane)];
+        let window = session.receiver.window(header.lane);
         let counter = window.rebuild(header.counter);
         window.check(counter).map_err(Verdict::Drop)?;
         let (associated, text) = datagram.split_at_mut(SEALED_HEADER_LEN);
         let len = session.open_key.open(nonce(header.lane, counter), associated, text).map_err(|_| Verdict::Drop(DropReason::Forged))?;
         // From here on it is authenticated.
-        let newest = window.commit(counter);
+        let newest = session.receiver.window_mut(header.lane).commit(counter);
         tell(session, newest, slot.from, &mut self.hints, now);
         self.news.note(session, place, len as u64, 0);
 

@@ -229,7 +229,7 @@ fn a_session_is_promoted_only_for_its_own_peer() {
 
 #[test]
 fn sessions_beyond_the_bound_are_refused_and_those_that_run_are_kept() {
-    // A shard that the sessions do not belong to: no windows, less memory.
+    // A shard that the sessions do not belong to.
     let (mut a, _) = pair_of(2);
     a.shards.remove(0);
     let install = |n: u32| {
