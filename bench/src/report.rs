@@ -178,7 +178,9 @@ fn table(rows: &[Vec<String>], markdown: bool) -> String {
     if let Some(heading) = rows.next() {
         table.set_header(heading);
     }
-    rows.for_each(|row| drop(table.add_row(row)));
+    for row in rows {
+        table.add_row(row);
+    }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

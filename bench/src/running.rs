@@ -136,8 +136,8 @@ impl<'a> Running<'a> {
     }
 
     fn logs(&self) -> String {
-        let logs = self.bed.ends().map(|end| last_words(&fs::read_to_string(end.dir.join("log")).unwrap_or_default()));
-        logs.join(" || ")
+        let [a, b] = self.bed.ends().map(|end| last_words(&fs::read_to_string(end.dir.join("log")).unwrap_or_default()));
+        if a == b { a } else { format!("{a} || {b}") }
     }
 
     /// Host b's address as host a should call it.
