@@ -150,7 +150,8 @@ pub fn tcp_streams(from: &Host, to: &Host, address: IpAddr, count: usize, len: u
 /// # Errors
 /// If one was overtaken, or nothing of a flow arrived.
 pub fn udp_in_order(from: &Host, to: &Host, address: IpAddr, flows: usize, count: u32) -> Result<usize> {
-    const BURST: u32 = 32;
+    const BURST: u32 = 16;
+    const PACE: Duration = Duration::from_millis(20);
     let mut threads = Vec::new();
     for _ in 0..flows {
         let there = to.run(move || UdpSocket::bind((address, 0)))??;
@@ -164,7 +165,7 @@ pub fn udp_in_order(from: &Host, to: &Host, address: IpAddr, flows: usize, count
                 // What is lost here is missing there.
                 let _ = here.send_to(&datagram, target);
                 if number % BURST == BURST - 1 {
-                    std::thread::sleep(Duration::from_millis(1));
+                    std::thread::sleep(PACE);
                 }
             }
         });
