@@ -41,6 +41,7 @@ impl CorePlane {
             config.hardware_aes = hardware_aes();
             let wall = clock::wall().max(UnixTime(group.state().signed_time));
             let mut shard = ShardSettings::new(ShardId(0), group.realm, config.workers, u64::from_le_bytes(random()?));
+            shard.tunnel_mtu = config.tunnel_mtu;
             if !parts.settings.copy_dscp {
                 shard.class_mask = ECN_ONLY;
             }
