@@ -277,8 +277,9 @@ impl Node {
 
     fn way(&self, peer: PeerId, path: Path) -> Way {
         let rtt = self.peers.rtt(peer);
-        let mtu = self.config.tunnel_mtu;
-        let whole = self.peers.size(peer, path).map_or(mtu, |size| size.min(mtu));
+        let tunnel = self.config.tunnel_mtu;
+        let (whole, told) = self.peers.size(peer, path).map_or((tunnel, true), |(size, told)| (size.min(tunnel), told));
+        let mtu = if told { whole } else { tunnel };
         match self.paths.resolve(path) {
             Some(Endpoint::Circuit { via, circuit }) => {
                 Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, whole, mtu, rtt }

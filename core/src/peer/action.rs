@@ -33,7 +33,7 @@ pub enum PeerAction {
         /// Why, in words for a log.
         reason: &'static str,
     },
-    /// The largest packet that a path of the peer carries whole has changed: see [`Peers::size`](super::Peers::size).
+    /// The largest packet that a path of the peer carries whole has changed, or is settled now: see [`Peers::size`](super::Peers::size).
     SizeChanged {
         /// Who.
         peer: PeerId,

@@ -357,10 +357,11 @@ impl Peers {
         self.slab.get(peer).map(|peer| peer.active().kind)
     }
 
-    /// The largest inner packet in bytes that shall be sent whole on a path of a peer; `None` where no data has flowed, and nothing is known.
+    /// The largest inner packet in bytes that shall be sent whole on a path of a peer, and whether senders of larger ones are to be told so: not while it is
+    /// still searched for. `None` where no data has flowed, and nothing is known.
     #[must_use]
-    pub fn size(&self, peer: PeerId, path: Path) -> Option<u16> {
-        self.slab.get(peer)?.path(path)?.search.as_ref().map(|search| search.size())
+    pub fn size(&self, peer: PeerId, path: Path) -> Option<(u16, bool)> {
+        self.slab.get(peer)?.path(path)?.search.as_ref().map(|search| (search.size(), search.is_settled()))
     }
 
     /// Smoothed round-trip time of the active path; `None` before its first answer.

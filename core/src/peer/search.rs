@@ -6,12 +6,15 @@
 //! | state | what data may use | what is probed |
 //! | --- | --- | --- |
 //! | hopeful: nothing has failed yet | the tunnel's MTU | the tunnel's MTU |
-//! | searching | the largest size that has passed, [`BASE`] at least | the next size that paths are known to have, then halves of what is left |
+//! | searching: a size has failed | the largest size that has passed, [`BASE`] at least | the next size that paths are known to have, then halves of what is left |
 //! | settled | the same | that size every [`CONFIRM`] while data is sent; a little more [`RAISE`] after the last change |
 //!
 //! Data begins with the tunnel's MTU although nothing has proven it: of a hundred paths some ninety-five carry it, and there the other choice would send
 //! the first seconds of each flow in two parts, by way of the control plane. Where it does not pass, the host's first large packets are lost for about a
 //! second, a TCP retransmission, unless the system refuses them, which is known at once.
+//!
+//! While it searches, larger packets go in two parts and nobody is told of anything: a host that is told keeps to it for ten minutes (RFC 1191), and would
+//! keep to the base on a path that carries nearly everything. Only what is settled is told.
 //!
 //! A size fails when it stayed unanswered again and again while a small ping of the same moment was answered: then it is the size and not the path. One
 //! lost probe says nothing; the number that does grows with the loss of the path ([`needed`]).
@@ -93,6 +96,8 @@ pub(super) struct Search {
     doubt: bool,
     /// A size has passed since the search began anew.
     grown: bool,
+    /// The size in use has changed and may soon change again.
+    searching: bool,
     round: Option<Round>,
     /// Rounds with the same size.
     tries: u8,
@@ -120,6 +125,7 @@ impl Search {
             hopeful: true,
             doubt: false,
             grown: false,
+            searching: false,
             round: None,
             tries: 0,
             missed: 0,
@@ -134,6 +140,11 @@ impl Search {
     /// The largest inner packet that shall be sent whole.
     pub(super) const fn size(&self) -> u16 {
         if self.hopeful { self.full } else { self.works }
+    }
+
+    /// Whether senders of larger packets may be told of [`Self::size`].
+    pub(super) const fn is_settled(&self) -> bool {
+        !self.searching
     }
 
     /// Data of ours took the path.
@@ -225,14 +236,7 @@ impl Search {
         if size <= self.base() || size > self.full {
             return;
         }
-        self.fails = self.fails.min(size);
-        self.hopeful = false;
-        if self.works >= size {
-            self.works = self.base();
-        }
-        self.doubt = false;
-        self.changed = now;
-        self.forget_round();
+        self.fall(self.fails.min(size), now);
     }
 
     fn base(&self) -> u16 {
@@ -272,7 +276,7 @@ impl Search {
             self.dumb = 0;
             self.missed += 1;
             if self.missed >= needed(permille) {
-                self.failed(round.size, now);
+                self.fall(round.size, now);
             }
         } else if round.small.is_some() {
             self.dumb = self.dumb.saturating_add(1);
@@ -281,23 +285,25 @@ impl Search {
 
     fn passed(&mut self, size: u16, now: Instant) {
         if size > self.works {
-            (self.works, self.grown, self.changed) = (size, true, now);
+            (self.works, self.grown, self.searching, self.changed) = (size, true, true, now);
         }
         if size >= self.full {
             (self.hopeful, self.fails) = (false, self.full + 1);
         }
         (self.confirmed, self.doubt) = (now, false);
         self.forget_round();
+        self.searching &= self.candidate().is_some();
     }
 
-    fn failed(&mut self, size: u16, now: Instant) {
-        self.fails = size;
-        self.hopeful = false;
-        if self.works >= size {
-            self.works = self.base();
+    /// Sizes from `fails` on do not pass.
+    fn fall(&mut self, fails: u16, now: Instant) {
+        self.fails = fails;
+        if self.hopeful || self.works >= fails {
+            (self.works, self.hopeful, self.searching) = (self.base(), false, true);
         }
         (self.doubt, self.changed) = (false, now);
         self.forget_round();
+        self.searching &= self.candidate().is_some();
     }
 
     /// Another size is to be tried.

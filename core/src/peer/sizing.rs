@@ -50,9 +50,9 @@ impl Peer {
         let state = self.active_mut();
         let (path, timeout, permille) = (state.path, state.rtt.timeout(), state.loss.permille());
         let Some(search) = &mut state.search else { return };
-        let before = search.size();
+        let before = shown(search);
         let probes = search.run(timeout, permille, || desk.rng.next_u64(), now);
-        let changed = search.size() != before;
+        let changed = shown(search) != before;
         if !probes.is_empty() {
             state.sent = now;
         }
@@ -68,9 +68,9 @@ impl Peer {
     /// Takes in the answer to a probe of the search; whether it was one.
     pub(super) fn size_answered(&mut self, from: Path, token: u64, desk: &mut Desk<'_>) -> bool {
         let Some(search) = self.path_mut(from).and_then(|state| state.search.as_mut()) else { return false };
-        let before = search.size();
+        let before = shown(search);
         let known = search.answered(token, desk.now);
-        if search.size() != before {
+        if shown(search) != before {
             desk.actions.push_back(PeerAction::SizeChanged { peer: desk.id, path: from });
         }
         known
@@ -79,9 +79,9 @@ impl Peer {
     /// The system refused a datagram around an inner packet of `size` bytes on `path`.
     pub(super) fn size_refused(&mut self, path: Path, size: u16, desk: &mut Desk<'_>) {
         let Some(search) = self.path_mut(path).and_then(|state| state.search.as_mut()) else { return };
-        let before = search.size();
+        let before = shown(search);
         search.refused(size, desk.now);
-        if search.size() != before {
+        if shown(search) != before {
             desk.actions.push_back(PeerAction::SizeChanged { peer: desk.id, path });
         }
     }
@@ -92,6 +92,11 @@ impl Peer {
             search.begin_anew();
         }
     }
+}
+
+/// What others see of a search.
+const fn shown(search: &Search) -> (u16, bool) {
+    (search.size(), search.is_settled())
 }
 
 /// Bytes around an inner packet on a path. Behind a relay, and where the family is not known yet, it is taken for the larger one: that costs up to 24

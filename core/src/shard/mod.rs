@@ -37,6 +37,7 @@ use core::time::Duration;
 
 use hashbrown::HashMap;
 
+use crate::config::TUNNEL_MTU;
 use crate::io::{DropReason, Path, RealmSlot, ShardId, Verdict};
 use crate::stats::Stats;
 use crate::time::Instant;
@@ -86,13 +87,15 @@ pub struct ShardSettings {
     pub flows: u32,
     /// Bits of the inner traffic class that are copied to the outer header: all, or [`ECN_ONLY`].
     pub class_mask: u8,
+    /// MTU of the TUN device in bytes: ways that carry less whole are small.
+    pub tunnel_mtu: u16,
 }
 
 impl ShardSettings {
-    /// Settings with [`DEFAULT_FLOWS`] and the whole traffic class copied.
+    /// Settings with [`DEFAULT_FLOWS`] and [`TUNNEL_MTU`], the whole traffic class copied.
     #[must_use]
     pub const fn new(id: ShardId, realm: RealmSlot, workers: NonZeroU8, seed: u64) -> Self {
-        Self { id, realm, workers, seed, flows: DEFAULT_FLOWS, class_mask: u8::MAX }
+        Self { id, realm, workers, seed, flows: DEFAULT_FLOWS, class_mask: u8::MAX, tunnel_mtu: TUNNEL_MTU }
     }
 
     /// Whether datagrams with this receiver or circuit index belong to the shard.

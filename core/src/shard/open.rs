@@ -102,9 +102,9 @@ impl Shard {
             set_ecn(packet, ecn);
         }
         // What this host's end announces is lowered when it is sealed; what the other end announces decides what this host sends.
-        let way = &session.sender.current.way;
-        if way.is_small() && inner.protocol == PROTOCOL_TCP && !inner.fragment {
-            clamp_mss(packet, &inner, way.whole);
+        let whole = session.sender.current.way.whole;
+        if whole < self.settings.tunnel_mtu && inner.protocol == PROTOCOL_TCP && !inner.fragment {
+            clamp_mss(packet, &inner, whole);
         }
         slot.start += SEALED_HEADER_LEN as u32;
         slot.len -= (SEALED_HEADER_LEN + TAG_LEN) as u16;

@@ -62,14 +62,14 @@ impl Shard {
         let lane_way = session.sender.way(found.epoch, slot.len);
         let (way, lane) = (lane_way.way, lane_way.lane);
         let in_parts = way.routed || slot.len > way.whole;
-        if slot.len > way.whole && is_too_big(&way, slot.len, &buf[packet.clone()]) {
+        if slot.len > way.whole && is_too_big(&way, slot.len, &buf[packet.clone()], self.settings.tunnel_mtu) {
             return Err(Verdict::Punt(Punt::TooBig));
         }
         if way.path == Path::NONE {
             return Err(Verdict::Drop(DropReason::NoPath));
         }
         let counter = count(session, lane, &mut self.hints, now)?;
-        if way.is_small() && header.protocol == PROTOCOL_TCP && !header.fragment {
+        if way.whole < self.settings.tunnel_mtu && header.protocol == PROTOCOL_TCP && !header.fragment {
             clamp_mss(&mut buf[packet.clone()], &header, way.whole);
         }
 
@@ -130,15 +130,14 @@ impl Shard {
     }
 }
 
-/// Whether the sender of a packet that its way does not carry whole is to be told: where the packet says so by "don't fragment", and of IPv6 from the
-/// size on that no link promises.
+/// Whether the sender of a packet that its way does not carry whole is to be told: where the packet says so by "don't fragment", of IPv6 from the size on
+/// that no link promises, and always beyond the tunnel's MTU.
 #[cold]
-fn is_too_big(way: &Way, len: u16, packet: &[u8]) -> bool {
-    len > way.mtu
-        || match packet {
-            [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => flags & 0x40 != 0,
-            _ => len > MIN_V6_MTU,
-        }
+fn is_too_big(way: &Way, len: u16, packet: &[u8], tunnel_mtu: u16) -> bool {
+    match packet {
+        [first, _, _, _, _, _, flags, ..] if first >> 4 == 4 => len > tunnel_mtu || (len > way.mtu && flags & 0x40 != 0),
+        _ => len > way.mtu.max(MIN_V6_MTU),
+    }
 }
 
 /// The counter of the next packet of `session` on `lane`. Tells the control plane when the rekey is due.

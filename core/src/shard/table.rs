@@ -85,24 +85,15 @@ pub struct Way {
     pub circuit: Option<(u32, u8)>,
     /// Whether `path` is routed over the ring.
     pub routed: bool,
-    /// Largest inner packet in bytes that the datagrams of this way carry whole. A larger one whose sender wants to be told (IPv4 with "don't fragment"),
-    /// or must be (IPv6 above 1,280 bytes), is punted with [`Punt::TooBig`](crate::io::Punt::TooBig); any other is sealed and punted with
-    /// [`Punt::Routed`](crate::io::Punt::Routed): the control plane sends it in two parts.
+    /// Largest inner packet in bytes that the datagrams of this way carry whole. A larger one is sealed and punted with
+    /// [`Punt::Routed`](crate::io::Punt::Routed): the control plane sends it in two parts. Where it is less than the tunnel's MTU, new TCP connections are
+    /// told to keep to it.
     pub whole: u16,
-    /// The tunnel's MTU in bytes; larger packets are punted with [`Punt::TooBig`](crate::io::Punt::TooBig). Where `whole` is smaller, new TCP connections
-    /// are told to keep to it.
+    /// Larger inner packets in bytes are punted with [`Punt::TooBig`](crate::io::Punt::TooBig), as far as their senders can be told: IPv4 with "don't
+    /// fragment", and IPv6 above 1,280 bytes. The same as `whole`, or more while that is not settled.
     pub mtu: u16,
     /// The peer's round-trip time on it, if known: a flow may move to another way after a gap of this length.
     pub rtt: Option<Duration>,
-}
-
-impl Way {
-    /// Whether it carries less whole than the tunnel's MTU.
-    #[inline]
-    #[must_use]
-    pub const fn is_small(&self) -> bool {
-        self.whole < self.mtu
-    }
 }
 
 /// The two data keys of a session. Derived by HKDF from the handshake's secret when IP first flows.

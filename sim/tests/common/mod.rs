@@ -9,7 +9,7 @@ use annulus_sim::scenario::{Group, master};
 use annulus_sim::world::{HostId, World};
 
 /// A world of `nodes` members that all begin with host 0, after they have joined and have addresses.
-pub fn joined(nodes: u32, network: Network) -> (World, Group, Vec<Ipv6Addr>) {
+pub(crate) fn joined(nodes: u32, network: Network) -> (World, Group, Vec<Ipv6Addr>) {
     let rng: Rng = master(11);
     let mut world = World::new(network, &rng);
     let mut group = Group::new(&rng).expect("a group can be made");
@@ -26,12 +26,12 @@ pub fn joined(nodes: u32, network: Network) -> (World, Group, Vec<Ipv6Addr>) {
 }
 
 /// A network that loses nothing, 20 ms one way.
-pub fn quiet() -> Network {
+pub(crate) fn quiet() -> Network {
     Network { latency: Latency::Constant { ms: 20 }, ..Network::default() }
 }
 
 /// The IPv6 address of a member in the VPN.
-pub fn ipv6_of(world: &World, id: HostId) -> Ipv6Addr {
+pub(crate) fn ipv6_of(world: &World, id: HostId) -> Ipv6Addr {
     let addresses = world.hosts()[id as usize].node().status(world.now()).addresses;
     let found = addresses.into_iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None });
     found.expect("every member has an IPv6 address")

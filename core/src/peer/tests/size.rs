@@ -72,6 +72,7 @@ impl Road {
     }
 
     fn settled(&self) -> u16 {
+        assert!(self.search.is_settled());
         self.search.size()
     }
 }
@@ -143,6 +144,20 @@ fn a_path_that_grows_again_is_used_after_ten_minutes_and_at_once_when_the_networ
 }
 
 #[test]
+fn nobody_is_told_of_a_size_that_is_still_searched_for() {
+    let mut road = Road::new(1348, 0);
+    let mut told = Vec::new();
+    for _ in 0..2000 {
+        road.run(ms(10));
+        if road.search.is_settled() && told.last() != Some(&road.search.size()) {
+            told.push(road.search.size());
+        }
+    }
+    assert_eq!(told, [FULL, 1348]);
+    assert!(road.sizes.len() > 2, "{:?}", road.sizes);
+}
+
+#[test]
 fn an_attempt_at_more_on_a_path_that_has_not_grown_costs_few_probes_and_no_size() {
     let mut road = Road::new(1300, 0);
     road.run(Duration::from_secs(20));
@@ -192,10 +207,11 @@ fn five_percent_of_loss_each_way_shrink_nothing_in_a_day() {
     assert!(road.probes > 28_000);
 }
 
-fn sizes(world: &World, end: usize) -> Vec<u16> {
+/// How often an end has told of a new size, and the size of its active path; 0 where none is known.
+fn sizes(world: &World, end: usize) -> [u16; 2] {
     let changed = |(_, who, action): &(Instant, usize, PeerAction)| *who == end && matches!(action, PeerAction::SizeChanged { .. });
     let size = world.nodes[end].size(world.peer(end).expect("still there"), world.active(end));
-    vec![world.log.iter().filter(|entry| changed(entry)).count() as u16, size.unwrap_or(0)]
+    [world.log.iter().filter(|entry| changed(entry)).count() as u16, size.map_or(0, |(size, _)| size)]
 }
 
 fn flow(world: &mut World, tenths: usize) {
@@ -214,7 +230,7 @@ fn peers_find_out_the_size_of_the_path_that_carries_data_and_of_no_other() {
     assert_eq!(sizes(&world, A), [0, 0]);
     flow(&mut world, 100);
     for end in [A, B] {
-        let [changes, size] = sizes(&world, end)[..] else { panic!() };
+        let [changes, size] = sizes(&world, end);
         assert!(changes >= 2 && (1292..=1300).contains(&size), "{changes} {size}");
     }
     assert!(world.sent.iter().all(|(.., payload)| payload.len() <= usize::from(TUNNEL_MTU)));

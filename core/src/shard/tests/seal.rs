@@ -81,7 +81,7 @@ fn sized_v6(len: usize) -> Vec<u8> {
 fn what_a_small_way_does_not_carry_whole_is_told_of_or_goes_in_parts() {
     let (mut a, _) = pair();
     a.apply(TableUpdate::Route { prefix: Prefix::host("fd00::2".parse().expect("an address")), peer: PeerId(7) }, ms(0));
-    let small = Way { whole: 1228, ..way(path(1)) };
+    let small = Way { whole: 1228, mtu: 1228, ..way(path(1)) };
     a.apply(TableUpdate::SetPath { session: SessionId(16), way: small, at_once: true }, ms(0));
     for (packet, expected) in [
         (sized(1228, true), Verdict::Transmit(path(1))),
@@ -95,10 +95,16 @@ fn what_a_small_way_does_not_carry_whole_is_told_of_or_goes_in_parts() {
     ] {
         assert_eq!(verdict(&mut a, &packet), expected, "version {}, {} bytes", packet[0] >> 4, packet.len());
     }
-    let wide = Way { whole: 1348, ..way(path(1)) };
+    let wide = Way { whole: 1348, mtu: 1348, ..way(path(1)) };
     a.apply(TableUpdate::SetPath { session: SessionId(16), way: wide, at_once: true }, ms(0));
     assert_eq!(verdict(&mut a, &sized_v6(1348)), Verdict::Transmit(path(1)));
     assert_eq!(verdict(&mut a, &sized_v6(1349)), Verdict::Punt(Punt::TooBig));
+    let unsettled = Way { whole: 1228, ..way(path(1)) };
+    a.apply(TableUpdate::SetPath { session: SessionId(16), way: unsettled, at_once: true }, ms(0));
+    for packet in [sized(1400, true), sized(1229, true), sized_v6(1400)] {
+        assert_eq!(verdict(&mut a, &packet), Verdict::Punt(Punt::Routed), "{} bytes while it is searched for", packet.len());
+    }
+    assert_eq!(verdict(&mut a, &sized(1401, true)), Verdict::Punt(Punt::TooBig));
 }
 
 /// A SYN of a TCP connection from one address to another that announces segments of 1,460 bytes.
