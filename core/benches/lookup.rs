@@ -139,7 +139,7 @@ impl Table {
                 let routes = matches!(self, Self::Routes);
                 setup.fill(|packet, n| {
                     packet.fill(0);
-                    packet[..4].copy_from_slice(&[0x45, 0, 0, packet.len() as u8]);
+                    packet[..4].copy_from_slice(&[0x45, 0, 0, (STRIDE - HEADROOM - TAILROOM) as u8]);
                     packet[8..10].copy_from_slice(&[64, 17]);
                     packet[12..16].copy_from_slice(&[10, 255, 0, 1]);
                     let IpAddr::V4(to) = inner(if routes { n } else { 0 }) else { return };

@@ -59,4 +59,5 @@ fn run(world: &mut World, load: Load, seal: fn(&mut World), open: fn(&mut World)
     world.carry();
     open(world);
     assert_eq!(world.far.wire.written.0, load.packets(), "each packet arrives");
+    assert!(load != Load::Bulk || world.far.wire.written.1 == 1, "what was one super-packet is one again");
 }

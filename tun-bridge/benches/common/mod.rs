@@ -29,8 +29,10 @@ pub(crate) const SEGMENTS: usize = 45;
 pub(crate) const SINGLES: usize = 64;
 /// Bytes that the receive buffer keeps for each message.
 const REGION: usize = 65_536;
-/// The circuit through the relay.
-const CIRCUIT: u32 = 77;
+/// The circuit through the relay, which is its last hop.
+pub(crate) const CIRCUIT: u32 = 77;
+/// Another one, which leads on to the next relay.
+pub(crate) const ONWARD_CIRCUIT: u32 = 78;
 const WALL: UnixTime = UnixTime(1_800_000_000);
 
 /// What a host's kernel hands the node within one batch.
@@ -62,11 +64,11 @@ impl Load {
 /// A driver without a system: while nodes talk it queues copies, while packets are measured it only notes where datagrams lie, and merges what arrives.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    measuring: bool,
+    pub(crate) measuring: bool,
     queue: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Runs of datagrams that left together, each with the number of its slots.
-    runs: Vec<usize>,
-    slots: Vec<Slot>,
+    pub(crate) runs: Vec<usize>,
+    pub(crate) slots: Vec<Slot>,
     merge: Merge,
     /// Packets that were written to the host, and the writes that it took.
     pub(crate) written: (usize, usize),
@@ -100,7 +102,7 @@ impl Driver for Wire {
 pub(crate) struct Host {
     pub(crate) pump: Pump,
     pub(crate) wire: Wire,
-    scratch: Scratch,
+    pub(crate) scratch: Scratch,
     outer: SocketAddr,
 }
 
@@ -118,7 +120,9 @@ impl Host {
         let mut node = Node::new(config, identity, authority.trust(), rng.bytes(), Instant::from_secs(1), WALL);
         if let Some(ends) = circuit {
             let [from, to] = ends.map(|remote| node.path(Endpoint::Udp { socket: 0, remote }));
-            shard.apply(TableUpdate::Circuit { index: CIRCUIT, from, to, next_index: None, rate: u64::MAX }, Instant::ZERO);
+            for (index, next_index) in [(CIRCUIT, None), (ONWARD_CIRCUIT, Some(5))] {
+                shard.apply(TableUpdate::Circuit { index, from, to, next_index, rate: u64::MAX }, Instant::ZERO);
+            }
         }
         let mut pump = Pump::new();
         assert!(pump.add(node, shard), "an empty pump takes a realm");
@@ -148,7 +152,8 @@ impl Host {
     }
 }
 
-fn outer(number: u8) -> SocketAddr {
+/// The outer address of a host: 0 and 1 are the ends, 9 is the relay.
+pub(crate) fn outer(number: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, number + 1], 4242))
 }
 
@@ -159,13 +164,15 @@ pub(crate) struct World {
     pub(crate) far: Host,
     pub(crate) relay: Host,
     pub(crate) now: Instant,
-    addresses: [[u8; 4]; 2],
+    pub(crate) addresses: [[u8; 4]; 2],
     /// Frames of the batch as the kernel gives them.
     frames: Vec<Vec<u8>>,
     /// Batches loaded so far.
     turn: usize,
     tun_buffer: Vec<u8>,
     slots: Vec<Slot>,
+    /// Packets of the batch.
+    count: usize,
     receive_buffer: Vec<u8>,
     received: Vec<Received>,
 }
@@ -187,6 +194,7 @@ impl World {
             turn: 0,
             tun_buffer: vec![0; 320 * 1024],
             slots: vec![Slot::default(); 256],
+            count: 0,
             receive_buffer: vec![0; 32 * REGION],
             received: Vec::with_capacity(64),
         };
@@ -262,12 +270,24 @@ impl World {
         }
     }
 
+    /// Splitting alone.
+    #[inline(never)]
+    pub(crate) fn split(&mut self) {
+        self.count = split(&mut self.frames, &mut self.tun_buffer, &mut self.slots).expect("the buffers have room for the batch");
+    }
+
+    /// Merging alone: what was split last goes back to the kernel.
+    #[inline(never)]
+    pub(crate) fn merge(&mut self) {
+        self.far.wire.deliver(RealmSlot(0), &self.tun_buffer, &self.slots[..self.count]);
+    }
+
     /// The sending host: splits what its kernel gave, seals it and hands it to the driver.
     #[inline(never)]
     pub(crate) fn seal(&mut self) {
-        let count = split(&mut self.frames, &mut self.tun_buffer, &mut self.slots).expect("the buffers have room for the batch");
+        self.split();
         let Host { pump, wire, scratch, .. } = &mut self.near;
-        pump.packets(RealmSlot(0), scratch, &mut self.tun_buffer, &mut self.slots[..count], wire, self.now);
+        pump.packets(RealmSlot(0), scratch, &mut self.tun_buffer, &mut self.slots[..self.count], wire, self.now);
         self.near.settle(self.now);
     }
 
@@ -295,11 +315,6 @@ impl World {
     /// The same to the relay.
     pub(crate) fn carry_to_relay(&mut self) {
         self.arrive(&RelayHeader { hops_left: 3, circuit: CIRCUIT }.bytes());
-    }
-
-    /// Runs that the near host's datagrams left in, and those of the relay.
-    pub(crate) fn runs(&self) -> [usize; 2] {
-        [self.near.wire.runs.len(), self.relay.wire.runs.len()]
     }
 
     /// Datagrams that the near host sent, and the relay.

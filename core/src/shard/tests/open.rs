@@ -128,16 +128,16 @@ fn other_datagrams_are_for_the_control_plane_or_dropped_in_silence() {
 fn only_an_authentic_packet_gives_a_lane_its_window() {
     let (mut a, mut b) = pair();
     let datagram = a.sent(&a_to_b(1), ms(1)).1;
-    let windows = |b: &Host| b.session(0, 16).receiver.windows.iter().flatten().count();
+    let windows = |b: &mut Host| b.session(0, 16).receiver.windows.iter().flatten().count();
     for lane in 0..LANES {
         let mut forged = datagram.clone();
         forged[0] ^= lane;
         forged[20] ^= 1;
         assert_eq!(dropped(&mut b, &forged), DropReason::Forged);
     }
-    assert_eq!(windows(&b), 0);
+    assert_eq!(windows(&mut b), 0);
     assert_eq!(b.open(path(1), &datagram, ms(1)).0.verdict, Verdict::Deliver);
-    assert_eq!(windows(&b), 1);
+    assert_eq!(windows(&mut b), 1);
 }
 
 #[test]
