@@ -214,7 +214,7 @@ fn receive(device: &File, socket: &Socket, key: &LessSafeKey) -> Result<()> {
             let mut headers: MultiHeaders<()> = MultiHeaders::preallocate(MESSAGES, Some(nix::cmsg_space!(i32)));
             let mut regions = buf.as_chunks_mut::<REGION>().0.iter_mut().map(|region| [IoSliceMut::new(region)]);
             let mut regions: [[IoSliceMut<'_>; 1]; MESSAGES] =
-                std::array::from_fn(|_| regions.next().unwrap_or([IoSliceMut::new(&mut [])]));
+                std::array::from_fn(|_| regions.next().unwrap_or_else(|| [IoSliceMut::new(&mut [])]));
             // It waits for the first and takes what else is there.
             match recvmmsg(socket.as_raw_fd(), &mut headers, regions.iter_mut(), MsgFlags::MSG_WAITFORONE, None) {
                 Ok(results) => messages.extend(results.map(|message| (message.bytes, stride(&message)))),
