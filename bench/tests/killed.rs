@@ -14,12 +14,12 @@ use nix::unistd::Pid;
 const NOT_POSSIBLE: i32 = 77;
 
 fn start() -> Child {
-    let programs = Path::new(env!("CARGO_BIN_EXE_annulus-ceiling")).parent().unwrap();
+    let programs = Path::new(env!("CARGO_BIN_EXE_annulus-ceiling")).parent().expect("a program lies in a directory");
     let path = format!("{}:{}:/usr/sbin:/sbin", programs.display(), std::env::var("PATH").unwrap_or_default());
     let mut bench = Command::new(env!("CARGO_BIN_EXE_annulus-bench"));
     bench.args(["run", "--peers", "ceiling", "--rounds", "1", "--seconds", "5", "--plugins"]);
     bench.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")).env("PATH", path);
-    bench.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    bench.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the bench was built")
 }
 
 /// The processes that the threads of a process have started, by name.
