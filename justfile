@@ -31,3 +31,7 @@ demo:
 # One scenario of the simulator
 sim NAME="ring-1000" SEED="1":
     cargo run --release -p annulus-sim -- run sim/scenarios/{{ NAME }}.toml --seed {{ SEED }}
+
+# Annulus beside other VPNs, in tables with ratios (scripts/bench-peers installs some; as root)
+bench-vpn *ARGS:
+    bench/run {{ ARGS }}

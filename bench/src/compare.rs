@@ -37,7 +37,7 @@ pub struct Compare {
     #[arg(long)]
     markdown: bool,
     /// Directory with a file per peer
-    #[arg(long, default_value = "bench/peers", value_name = "DIR")]
+    #[arg(long, env = "ANNULUS_BENCH_PEERS", default_value = "bench/peers", value_name = "DIR")]
     plugins: PathBuf,
     /// Name peers and versions and end
     #[arg(long)]

@@ -140,12 +140,8 @@ impl Overheads {
         note(format_args!("each member pings {peers} others every {} s", PING_INTERVAL.as_secs()));
         let mut echoes = Vec::new();
         for (index, member) in members.iter().enumerate() {
-            for number in 1..=peers {
-                // Spread over the ring, the same for every run.
-                let other = (index + number * count.div_ceil(peers + 1)) % count;
-                if other != index {
-                    echoes.push(Echo::new(&member.attached, addresses[other], ECHO_LEN)?);
-                }
+            for other in others(index, count, peers) {
+                echoes.push(Echo::new(&member.attached, addresses[other], ECHO_LEN)?);
             }
         }
         // One round that opens the sessions does not count.
@@ -162,6 +158,12 @@ impl Overheads {
         value["answered"] = json!(answered);
         Ok(value)
     }
+}
+
+/// Whom a member pings: `peers` different others, evenly spread, the same in every run. `peers` is less than `count`.
+fn others(index: usize, count: usize, peers: usize) -> impl Iterator<Item = usize> {
+    let step = (count - 1) / peers;
+    (0..peers).map(move |number| (index + 1 + number * step) % count)
 }
 
 /// Waits until all members are connected; returns their virtual IPv4 addresses.
@@ -267,6 +269,18 @@ mod tests {
             lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n  eth0:    1000      10    0    0    0     0          0         0     500       5    0    0    0     0       0          0\n";
         assert_eq!(counters(text, "eth0"), Some((1500.0, 15.0)));
         assert_eq!(counters(text, "eth1"), None);
+    }
+
+    #[test]
+    fn each_member_pings_as_many_different_others_as_wanted() {
+        for (count, peers) in [(2, 1), (8, 4), (5, 4), (128, 4), (500, 7)] {
+            for index in [0, 1, count - 1] {
+                let mut chosen: Vec<_> = others(index, count, peers).collect();
+                chosen.sort_unstable();
+                chosen.dedup();
+                assert!(chosen.len() == peers && !chosen.contains(&index), "{index} of {count}: {chosen:?}");
+            }
+        }
     }
 
     #[test]
