@@ -14,7 +14,7 @@ use annulus_core::batch::{HEADROOM, Slot, TAILROOM};
 use annulus_core::config::Config;
 use annulus_core::events::Event;
 use annulus_core::group::{Authority, Parameters, Profile};
-use annulus_core::io::{Ecn, Endpoint, RealmSlot, ShardId};
+use annulus_core::io::{Endpoint, RealmSlot, ShardId, TrafficClass};
 use annulus_core::node::Node;
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
 use annulus_core::rng::Rng;
@@ -92,7 +92,7 @@ impl Host {
 
     fn receive(&mut self, scratch: &mut Scratch, from: u32, mut datagram: Vec<u8>, now: Instant) {
         let (len, from) = (datagram.len(), Endpoint::Udp { socket: 0, remote: outer(from) });
-        let received = Received { start: 0, len, stride: len, from, ecn: Ecn(0) };
+        let received = Received { start: 0, len, stride: len, from, class: TrafficClass(0) };
         self.pump.datagrams(scratch, &mut datagram, &[received], &mut self.wire, now);
         self.settle(scratch, now);
     }

@@ -42,10 +42,6 @@
 //!     }
 //!     fn deliver(&mut self, _: RealmSlot, _: &[u8], _: &[Slot]) {}
 //!     fn event(&mut self, _: RealmSlot, _: Event) {}
-//!     // For further workers only.
-//!     fn publish(&mut self, _: ShardId, _: RealmSlot, _: Parcel) -> Result<(), Parcel> {
-//!         Ok(())
-//!     }
 //! }
 //!
 //! let wall = UnixTime(1_800_000_000);

@@ -309,9 +309,6 @@ impl Driver for Bounce {
         self.delivered += slots.len();
     }
     fn event(&mut self, _: RealmSlot, _: Event) {}
-    fn publish(&mut self, _: ShardId, _: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
-        Err(parcel)
-    }
 }
 
 /// Worker 1 of 2 with a session to one peer.

@@ -4,12 +4,11 @@ use core::net::SocketAddr;
 
 use annulus_core::batch::{HEADROOM, Slot, TAILROOM};
 use annulus_core::events::{Command, Event};
-use annulus_core::io::{Endpoint, Path, RealmSlot, ShardId, TrafficClass, Verdict};
+use annulus_core::io::{Endpoint, Path, RealmSlot, TrafficClass, Verdict};
 use annulus_core::node::Node;
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
 use annulus_core::shard::Shard;
 use annulus_core::time::Instant;
-use annulus_core::worker::Parcel;
 
 /// What a host did when it was last fed.
 #[derive(Debug, Default)]
@@ -35,10 +34,6 @@ impl Driver for Effects {
 
     fn event(&mut self, _: RealmSlot, event: Event) {
         self.events.push(event);
-    }
-
-    fn publish(&mut self, _: ShardId, _: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
-        Err(parcel)
     }
 }
 

@@ -57,11 +57,15 @@ pub trait Driver {
     /// Tells the daemon something.
     fn event(&mut self, realm: RealmSlot, event: Event);
 
-    /// Hands a parcel to another worker (1 and up), in order; never called by a pump whose nodes have one worker.
+    /// Hands a parcel to another worker (1 and up), in order; never called by a pump whose nodes have one worker, so that a driver without others has
+    /// nothing to implement.
     ///
     /// # Errors
     /// The parcel itself, when the worker's ring is full. The pump keeps it and lets that realm's control plane wait until [`Pump::settle`] is called again.
-    fn publish(&mut self, worker: ShardId, realm: RealmSlot, parcel: Parcel) -> Result<(), Parcel>;
+    fn publish(&mut self, worker: ShardId, realm: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
+        let _ = (worker, realm);
+        Err(parcel)
+    }
 }
 
 /// Datagrams received by one call: one, or several of equal length that the kernel merged (UDP GRO).

@@ -11,7 +11,7 @@ use annulus_core::batch::Slot;
 use annulus_core::config::Config;
 use annulus_core::events::Event;
 use annulus_core::group::{Authority, Parameters, Profile};
-use annulus_core::io::{Ecn, Endpoint, RealmSlot, ShardId, TableUpdate};
+use annulus_core::io::{Endpoint, RealmSlot, ShardId, TableUpdate, TrafficClass};
 use annulus_core::node::Node;
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
 use annulus_core::rng::Rng;
@@ -353,7 +353,7 @@ fn pass_on(one: &mut Host, other: &mut Host, now: Instant) {
 }
 
 fn received(start: usize, len: usize, stride: usize, remote: SocketAddr) -> Received {
-    Received { start, len, stride, from: Endpoint::Udp { socket: 0, remote }, ecn: Ecn(0) }
+    Received { start, len, stride, from: Endpoint::Udp { socket: 0, remote }, class: TrafficClass(0) }
 }
 
 /// A packet behind its virtio header, the checksum left out, as a kernel hands it to a TUN device with offloads; a super-packet of `segments`.
