@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use annulus_core::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use annulus_core::crypto::Cipher;
+use annulus_core::events::Event;
 use annulus_core::io::{DropReason, Endpoint, Path, Punt, RealmSlot, ShardId, Verdict};
 use annulus_core::paths::PathTable;
+use annulus_core::pump::{Driver, Received, Scratch};
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::{DataKeys, Install, PeerId, Prefix, Removal, SessionId, ShardEvent, TableUpdate, Way};
 use annulus_core::shard::{MAX_CIRCUITS, MAX_ROUTES, Shard, ShardSettings};
 use annulus_core::time::Instant;
+use annulus_core::worker::{Parcel, Worker};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -304,4 +307,84 @@ fn tables_beyond_their_bounds_allocate_nothing_for_packets_either() {
     assert!(sent > 1_000 && unknown > 1_000, "{sent} sent, {unknown} unknown");
     assert_eq!(far.stats().opened, sent);
     near.apply(TableUpdate::Remove(Removal::Peer(PeerId(0))), Instant::ZERO + Duration::from_secs(2));
+}
+
+/// A worker's surroundings that keep nothing but one batch of datagrams.
+struct Bounce {
+    sent: Vec<u8>,
+    delivered: usize,
+}
+
+impl Driver for Bounce {
+    fn transmit(&mut self, _: Endpoint, buf: &[u8], slots: &[Slot]) {
+        for slot in slots {
+            self.sent.extend_from_slice(&buf[slot.range()]);
+        }
+    }
+    fn deliver(&mut self, _: RealmSlot, _: &[u8], slots: &[Slot]) {
+        self.delivered += slots.len();
+    }
+    fn event(&mut self, _: RealmSlot, _: Event) {}
+    fn publish(&mut self, _: ShardId, _: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
+        Err(parcel)
+    }
+}
+
+/// Worker 1 of 2 with a session to one peer.
+fn worker(mirrored: bool) -> Worker {
+    const TWO: NonZeroU8 = NonZeroU8::MIN.saturating_add(1);
+    let mut shard = Shard::new(ShardSettings::new(ShardId(1), RealmSlot(0), TWO, 7));
+    let (here, there) = if mirrored { (address(2), address(1)) } else { (address(1), address(2)) };
+    shard.set_local(&[Prefix::host(here)], &[]);
+    shard.apply(install(1, 1, mirrored, paths()[0]), Instant::ZERO);
+    shard.apply(TableUpdate::Promote { peer: PeerId(1), session: SessionId(1) }, Instant::ZERO);
+    shard.apply(TableUpdate::Route { prefix: Prefix::host(there), peer: PeerId(1) }, Instant::ZERO);
+    shard.apply(TableUpdate::Source { prefix: Prefix::host(there), peer: PeerId(1) }, Instant::ZERO);
+    let mut worker = Worker::new(ShardId(1), TWO, 7);
+    assert!(worker.add(shard));
+    worker
+}
+
+#[test]
+fn a_workers_data_path_allocates_nothing_but_its_counters_reports() {
+    let from = Endpoint::Udp { socket: 0, remote: ([192, 0, 2, 1], 1).into() };
+    let (mut near, mut far) = (worker(false), worker(true));
+    let mut scratch = Scratch::default();
+    let mut driver = Bounce { sent: Vec::with_capacity(PACKETS * STRIDE), delivered: 0 };
+    let mut buf = vec![0; STRIDE * PACKETS];
+    let mut slots = [Slot::default(); PACKETS];
+    const SEALED: usize = 8 + INNER + 16;
+    let received = |len, stride| [Received { start: 0, len, stride, from, ecn: Default::default() }];
+    // The first datagram makes the path known under which the session was installed, and takes the room for what is early.
+    for worker in [&mut near, &mut far] {
+        for _ in 0..100 {
+            let mut junk = [[0xb0, 0, 0, 3].as_slice(), &[0; 60]].concat();
+            worker.datagrams(&mut scratch, &mut junk, &received(64, 64), &mut driver, Instant::ZERO);
+        }
+    }
+    let mut reports = 0;
+    let made = allocations(|| {
+        for round in 0..400 {
+            let now = Instant::from_millis(1_000 + u64::from(round) * 20);
+            fill(&mut buf, &mut slots, 1, round);
+            near.packets(RealmSlot(0), &mut scratch, &mut buf, &mut slots, &mut driver, now);
+            assert_eq!(driver.sent.len(), PACKETS * SEALED);
+            buf[..PACKETS * SEALED].copy_from_slice(&driver.sent);
+            driver.sent.clear();
+            // Every fourth is somebody's who has no session.
+            for stranger in buf[..PACKETS * SEALED].chunks_mut(4 * SEALED) {
+                stranger[3] ^= 2;
+            }
+            far.datagrams(&mut scratch, &mut buf, &received(PACKETS * SEALED, SEALED), &mut driver, now);
+            for worker in [&mut near, &mut far] {
+                while worker.poll_report(now).is_some() {
+                    reports += 1;
+                }
+            }
+        }
+    });
+    assert_eq!(driver.delivered, 400 * PACKETS * 3 / 4);
+    // Each worker told of traffic and of its counters ten times a second in eight seconds; counters are a box each.
+    assert!((200..=400).contains(&reports), "{reports} reports");
+    assert!(made <= 2 * 81, "{made} allocations");
 }

@@ -274,6 +274,11 @@ impl Node {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn publish(&mut self, update: TableUpdate) {
+        self.table(update);
+    }
+
     /// Counts what was lost on its way to another worker.
     pub(crate) fn lose(&mut self, reason: DropReason) {
         self.stats.dropped(reason);

@@ -332,7 +332,9 @@ impl Realm {
     /// Drains node and shard until both are quiet, or a further worker's ring is full.
     fn settle(&mut self, scratch: &mut Scratch, driver: &mut impl Driver, now: Instant) -> Settled {
         let mut idle_rounds = 0;
-        self.others.flush(self.slot, driver);
+        if let Some(update) = self.others.flush(self.slot, driver) {
+            self.shard.apply(update, now);
+        }
         loop {
             let mut progress = false;
             while let Some(event) = self.shard.poll_event() {
@@ -381,8 +383,9 @@ impl Realm {
                 self.plane(&mut scratch.picked).again(action, &scratch.out[bytes], &mut scratch.reinject, driver, now);
             }
             Output::Table(update) => {
-                self.others.table(&update, &self.node, driver);
-                self.shard.apply(update, now);
+                if let Some(update) = self.others.table(update, &self.node, driver) {
+                    self.shard.apply(update, now);
+                }
             }
             Output::Event(event) => driver.event(self.slot, event),
         }
@@ -391,15 +394,14 @@ impl Realm {
 
 #[cfg(test)]
 impl Pump {
-    /// Publishes a change as if a realm's node had made it.
-    pub(crate) fn publish(&mut self, slot: RealmSlot, update: crate::io::TableUpdate, driver: &mut impl Driver, now: Instant) {
-        let realm = self.realms.iter_mut().find(|realm| realm.slot == slot).expect("the realm exists");
-        realm.output(Output::Table(update), &mut Scratch::default(), driver, now);
+    /// Has a realm's node publish a change.
+    pub(crate) fn publish(&mut self, slot: RealmSlot, update: crate::io::TableUpdate) {
+        self.realms.iter_mut().find(|realm| realm.slot == slot).expect("the realm exists").node.publish(update);
     }
 
-    /// Barriers that not all shards have applied.
-    pub(crate) fn barriers(&self, slot: RealmSlot) -> usize {
-        self.realm(slot).expect("the realm exists").others.barriers()
+    /// Barriers that all shards have applied.
+    pub(crate) fn passed(&self, slot: RealmSlot) -> &[u64] {
+        &self.realm(slot).expect("the realm exists").others.passed
     }
 }
 

@@ -22,12 +22,17 @@ pub(super) struct Others {
     count: u8,
     /// What found a ring full, in order. While there is anything, the node is not asked for more: so it holds what one output made, one for each worker.
     kept: VecDeque<(ShardId, Parcel)>,
+    /// The update that `kept` is about, for shard 0, which comes last: or else its packets could overtake those that wait in the node behind the update.
+    own: Option<TableUpdate>,
     /// Barriers under way, and which shards have applied each. The control plane sends few.
     barriers: VecDeque<(u64, u16)>,
     /// Fences to be answered once the node is quiet; a worker has one under way.
     fences: Vec<(ShardId, u64)>,
     /// What each further worker has told of its shard.
     stats: Vec<Stats>,
+    /// Barriers that all shards have applied.
+    #[cfg(test)]
+    pub(super) passed: Vec<u64>,
 }
 
 impl Others {
@@ -41,24 +46,27 @@ impl Others {
         self.kept.is_empty()
     }
 
-    /// Publishes a change to all further workers.
-    pub(super) fn table(&mut self, update: &TableUpdate, node: &Node, driver: &mut impl Driver) {
+    /// Publishes a change to all further workers; gives it back for shard 0 once all have taken it.
+    pub(super) fn table(&mut self, update: TableUpdate, node: &Node, driver: &mut impl Driver) -> Option<TableUpdate> {
         if self.count == 0 {
-            return;
+            return Some(update);
         }
         if let TableUpdate::Barrier(number) = update {
-            self.barriers.push_back((*number, 0));
+            self.barriers.push_back((number, 0));
         }
         for worker in 1..=self.count {
-            self.send(ShardId(worker), node.realm(), Parcel::table(update, node.paths()), driver);
+            self.send(ShardId(worker), node.realm(), Parcel::table(&update, node.paths()), driver);
         }
+        self.own = Some(update);
+        self.own.take_if(|_| self.kept.is_empty())
     }
 
-    /// Publishes now what could not be published before.
-    pub(super) fn flush(&mut self, realm: RealmSlot, driver: &mut impl Driver) {
+    /// Publishes now what could not be published before, and gives the change for shard 0 once all others have taken it.
+    pub(super) fn flush(&mut self, realm: RealmSlot, driver: &mut impl Driver) -> Option<TableUpdate> {
         for (worker, parcel) in core::mem::take(&mut self.kept) {
             self.send(worker, realm, parcel, driver);
         }
+        self.own.take_if(|_| self.kept.is_empty())
     }
 
     /// Answers the workers' fences: the node has dealt with all that was reported before them.
@@ -95,13 +103,10 @@ impl Others {
         let done = *said == all;
         if done {
             self.barriers.remove(at);
+            #[cfg(test)]
+            self.passed.push(number);
         }
         done
-    }
-
-    #[cfg(test)]
-    pub(super) fn barriers(&self) -> usize {
-        self.barriers.len()
     }
 
     /// Takes a further worker's counters.

@@ -29,13 +29,11 @@ fn flows_stay_in_order_and_no_nonce_comes_twice_while_sessions_come_and_go() {
         assert_eq!(net.lost(), lost, "once there is a session nothing is lost");
         let first = net.indices.clone();
         // A session with data is renewed every two minutes; the old one goes some time later.
-        for _ in 0..40 {
-            for _ in 0..10 {
-                net.calm(Duration::from_secs(1));
-            }
-            net.run(60, &flows);
-        }
-        assert_eq!(net.lost(), lost);
+        net.pace = 20_000;
+        net.run(40_000, &flows);
+        let sent: u32 = net.sent.values().sum();
+        // Threads that pause for a quarter of a second may come too late for what was early.
+        assert!(net.lost() - lost < sent / 1_000, "{} of {sent} lost", net.lost() - lost);
         assert!(net.indices.len() >= 3 * first.len(), "{:?}", net.indices);
         for sender in 0..2 {
             let of = |indices: &BTreeSet<(usize, u32)>| -> BTreeSet<u32> {
@@ -44,9 +42,7 @@ fn flows_stay_in_order_and_no_nonce_comes_twice_while_sessions_come_and_go() {
             assert_eq!(of(&net.indices), of(&first), "a session's successor stays on its worker");
         }
         assert_eq!(net.arrived.len(), flows.len());
-        for flow in &flows {
-            assert!(net.hosts[flow.from].effects.refused > 0, "no ring was ever full");
-        }
+        assert!(net.hosts.iter().all(|host| host.effects.refused > 0), "no ring was ever full");
     }
 }
 
@@ -123,37 +119,34 @@ fn a_barrier_is_passed_only_when_no_worker_opens_the_sessions_packets_any_more()
     let flows = net.flows();
     net.run(400, &flows);
     net.calm(Duration::from_secs(1));
-    let at = net.now;
     let sessions: Vec<u32> = net.indices.iter().filter(|(from, _)| *from == 0).map(|(_, index)| *index).collect();
-    let Net { hosts, .. } = &mut net;
-    let host = &mut hosts[1];
+    let host = &mut net.hosts[1];
     // One worker is busy with other things.
     host.thread(3).jammed = true;
     for session in sessions {
-        host.pump.publish(REALM, TableUpdate::Remove(Removal::Session(SessionId(session))), &mut host.effects, at);
+        host.pump.publish(REALM, TableUpdate::Remove(Removal::Session(SessionId(session))));
     }
-    host.pump.publish(REALM, TableUpdate::Barrier(77), &mut host.effects, at);
-    for _ in 0..300 {
-        // All but the last worker of host 1 have turns.
-        for worker in [0, 1, 2, 0] {
+    host.pump.publish(REALM, TableUpdate::Barrier(77));
+    for round in 0..300 {
+        // It has no turn even when its ring has room again.
+        net.hosts[1].thread(3).jammed = round < 100;
+        net.now += Duration::from_micros(100);
+        for worker in [0, 1, 2] {
             net.turn(1, worker);
         }
-        assert_eq!(net.barriers(1), 1, "a worker has not said yet that it is applied");
+        assert!(net.passed(1).is_empty(), "a worker has not said yet that it is applied");
     }
-    net.hosts[1].thread(3).jammed = false;
-    let arrived = net.arrived.clone();
     for _ in 0..1_000 {
         let flow = flows[net.rng.below(flows.len() as u64) as usize];
         net.send(Flow { from: 0, ..flow });
         net.step();
-        if net.barriers(1) == 0 {
+        if !net.passed(1).is_empty() {
             break;
         }
     }
-    assert_eq!(net.barriers(1), 0);
+    assert_eq!(net.passed(1), [77]);
     // What was delivered before the barrier was passed counts; after it nothing is.
     let passed = net.arrived.clone();
-    assert!(passed.len() >= arrived.len());
     net.lose = |_, _, datagram| !is_data(datagram);
     net.run(500, &flows.iter().copied().filter(|flow| flow.from == 0).collect::<Vec<_>>());
     for flow in flows.iter().filter(|flow| flow.from == 0) {
@@ -224,9 +217,86 @@ impl Bench {
         self.worker.packets(REALM, &mut self.scratch, &mut buf, &mut slots, &mut self.effects, now);
     }
 
+    /// Lets packets for 10.0.0.2 be sealed on a session, opened from it, and delivered.
+    fn promote(&mut self, session: u32, now: Instant) {
+        let (peer, prefix) = (PeerId(session), Prefix::host(address(2)));
+        self.table(&TableUpdate::Local { host: vec![Prefix::host(address(1)), prefix], service: Vec::new() }, now);
+        self.table(&TableUpdate::Source { prefix: Prefix::host(address(1)), peer }, now);
+        self.table(&TableUpdate::Promote { peer, session: SessionId(session) }, now);
+        self.table(&TableUpdate::Route { prefix: Prefix::new(address(2), 30), peer }, now);
+    }
+
+    fn datagram(&mut self, datagram: &[u8], now: Instant) {
+        let mut buf = datagram.to_vec();
+        let received = Received { start: 0, len: buf.len(), stride: buf.len(), from: endpoint(3), ecn: Default::default() };
+        self.worker.datagrams(&mut self.scratch, &mut buf, &[received], &mut self.effects, now);
+    }
+
+    fn sent(&mut self) -> Vec<Vec<u8>> {
+        core::mem::take(&mut self.effects.sent).into_iter().map(|(_, datagram)| datagram).collect()
+    }
+
     fn reports(&mut self, now: Instant) -> Vec<Report> {
         core::iter::from_fn(|| self.worker.poll_report(now)).map(|(_, report)| report).collect()
     }
+}
+
+#[test]
+fn data_packets_that_outrun_their_session_are_opened_once_it_is_installed() {
+    let at = Instant::from_secs(1);
+    let mut near = Bench::new();
+    near.install(3, at);
+    near.promote(3, at);
+    near.packets(40, address(3), at);
+    let sent = near.sent();
+    assert_eq!(sent.len(), 40);
+    for (wait, expected) in [(100, 32), (300, 0)] {
+        let mut far = Bench::new();
+        far.promote(3, at);
+        far.table(&TableUpdate::Local { host: vec![Prefix::host(address(3))], service: Vec::new() }, at);
+        for datagram in &sent {
+            far.datagram(datagram, at);
+            far.datagram(&[0xc0, 0, 0, 9], at);
+        }
+        assert!(far.effects.delivered.is_empty());
+        for _ in 0..2 {
+            far.install(3, at + Duration::from_millis(wait));
+            assert_eq!(far.effects.delivered.len(), expected, "the latest, once, if it is not too late");
+        }
+    }
+}
+
+#[test]
+fn packets_do_not_overtake_those_of_their_destination_that_wait_in_the_control_plane() {
+    let at = Instant::from_secs(1);
+    let mut bench = Bench::new();
+    bench.install(3, at);
+    bench.packets(2, address(3), at);
+    bench.promote(3, at);
+    let reports = bench.reports(at);
+    let places = reports.iter().filter_map(|report| match report.0 {
+        News::Punt { why: Punt::NoAddress, .. } => Some(false),
+        News::Fence(1) => Some(true),
+        _ => None,
+    });
+    assert_eq!(places.collect::<Vec<_>>(), [false, false, true], "the fence stands behind the punts");
+    bench.packets(1, address(0), at);
+    assert_eq!(bench.sent().len(), 1, "another destination is not concerned");
+    bench.packets(100, address(3), at);
+    assert_eq!(bench.sent().len(), 0);
+    let fence = |bench: &mut Bench, number| bench.worker.parcel(REALM, Parcel::fence(number), &mut bench.scratch, &mut bench.effects, at);
+    fence(&mut bench, 2);
+    assert_eq!(bench.sent().len(), 0, "not this one");
+    fence(&mut bench, 1);
+    assert_eq!(bench.sent().len(), 64, "what was held");
+    bench.packets(1, address(3), at);
+    assert_eq!(bench.sent().len(), 1);
+    let later = at + STATS_INTERVAL;
+    let lost = bench.reports(later).iter().find_map(|report| match &report.0 {
+        News::Stats(stats) => Some(stats.drops(DropReason::QueueFull)),
+        _ => None,
+    });
+    assert_eq!(lost, Some(36));
 }
 
 #[test]
@@ -275,19 +345,18 @@ fn what_a_session_sends_on_stays_known_until_it_is_removed() {
 #[test]
 fn updates_that_find_the_ring_full_arrive_later_and_in_order() {
     let mut net = Net::new(1, 3);
-    let at = net.now;
     let host = &mut net.hosts[0];
     let prefix = |n: u32| Prefix::host(IpAddr::from((0x0a00_0000 + n).to_be_bytes()));
     // Each route is replaced once; in the wrong order the first owner would win.
     for n in 0..500 {
-        host.pump.publish(REALM, TableUpdate::Route { prefix: prefix(n), peer: PeerId(1) }, &mut host.effects, at);
-        host.pump.publish(REALM, TableUpdate::Route { prefix: prefix(n), peer: PeerId(2) }, &mut host.effects, at);
+        host.pump.publish(REALM, TableUpdate::Route { prefix: prefix(n), peer: PeerId(1) });
+        host.pump.publish(REALM, TableUpdate::Route { prefix: prefix(n), peer: PeerId(2) });
     }
-    host.pump.publish(REALM, TableUpdate::Remove(Removal::Peer(PeerId(1))), &mut host.effects, at);
-    assert!(host.effects.refused > 0);
-    for _ in 0..2_000 {
+    host.pump.publish(REALM, TableUpdate::Remove(Removal::Peer(PeerId(1))));
+    for _ in 0..20_000 {
         net.step();
     }
+    assert!(net.hosts[0].effects.refused > 100);
     net.calm(Duration::from_millis(1));
     for worker in &mut net.hosts[0].workers {
         let shard = &mut worker.realms[0].shard;

@@ -11,7 +11,7 @@ use crate::events::Event;
 use crate::group::{Authority, Parameters, Profile};
 use crate::io::{Endpoint, RealmSlot, ShardId};
 use crate::node::Node;
-use crate::pump::{Driver, Pump, Received, Scratch};
+use crate::pump::{Driver, PUBLISH_RETRY, Pump, Received, Scratch};
 use crate::rng::Rng;
 use crate::shard::table::{Prefix, ShardEvent};
 use crate::shard::{Shard, ShardSettings, owner};
@@ -44,10 +44,12 @@ pub(super) struct Thread {
 #[derive(Default)]
 pub(super) struct Effects {
     threads: Vec<Thread>,
-    sent: Vec<(SocketAddr, Vec<u8>)>,
+    pub(super) sent: Vec<(SocketAddr, Vec<u8>)>,
     pub(super) delivered: Vec<Vec<u8>>,
     /// Parcels that found a ring full.
     pub(super) refused: u64,
+    /// Decides when a ring is full for no other reason.
+    whim: Option<Rng>,
 }
 
 impl Driver for Effects {
@@ -65,7 +67,8 @@ impl Driver for Effects {
 
     fn publish(&mut self, worker: ShardId, realm: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
         let thread = &mut self.threads[usize::from(worker.0)];
-        if thread.jammed || thread.down.len() >= RING {
+        let whim = self.whim.as_mut().is_some_and(|rng| rng.below(3) == 0);
+        if whim || thread.jammed || thread.down.len() >= RING {
             self.refused += 1;
             return Err(parcel);
         }
@@ -157,10 +160,12 @@ impl Host {
         self.settle(scratch, now);
     }
 
-    fn is_idle(&self) -> bool {
-        self.effects.threads.iter().all(|thread| {
-            thread.inbox.is_empty() && thread.queue.is_empty() && (thread.down.is_empty() || thread.jammed) && thread.up.is_empty()
-        })
+    fn is_idle(&self, now: Instant) -> bool {
+        let waits_for_room = self.due.is_some_and(|due| due <= now + PUBLISH_RETRY);
+        !waits_for_room
+            && self.effects.threads.iter().all(|thread| {
+                thread.inbox.is_empty() && thread.queue.is_empty() && (thread.down.is_empty() || thread.jammed) && thread.up.is_empty()
+            })
     }
 }
 
@@ -191,6 +196,8 @@ pub(super) struct Net {
     pub(super) indices: BTreeSet<(usize, u32)>,
     /// To which worker's socket a datagram is brought; `None` as its index says.
     pub(super) steer: Option<usize>,
+    /// Virtual time that a turn takes at most, in µs.
+    pub(super) pace: u64,
     /// What is lost on its way: sender and datagram.
     pub(super) lose: fn(&Self, usize, &[u8]) -> bool,
     /// Whether somebody has sent to a host's current address.
@@ -226,7 +233,7 @@ impl Net {
             let mut pump = Pump::new();
             pump.add(Node::new(config, identity, authority.trust(), rng.bytes(), now, wall), shard);
             let threads = (0..workers.get()).map(|_| Thread::default()).collect();
-            let effects = Effects { threads, ..Effects::default() };
+            let effects = Effects { threads, whim: Some(rng.fork("whim")), ..Effects::default() };
             Host { address: addresses[n], pump, workers: others, effects, due: Some(now), moved: 0 }
         };
         let hosts: Vec<Host> = (0..2).map(|n| host(n, &mut rng)).collect();
@@ -242,6 +249,7 @@ impl Net {
             sealed: BTreeSet::new(),
             indices: BTreeSet::new(),
             steer: None,
+            pace: 200,
             lose: |_, _, _| false,
             reached: [true; 2],
         };
@@ -260,11 +268,9 @@ impl Net {
         let host = self.rng.below(2) as usize;
         let worker = self.rng.below(u64::from(self.workers.get())) as usize;
         let share = 1 + self.rng.below(12) as usize;
-        if self.rng.below(20) == 0 {
-            let jammed = self.rng.below(2) == 0;
-            self.hosts[host].thread(worker).jammed = jammed;
-        }
-        self.now += Duration::from_micros(self.rng.below(200));
+        let thread = self.hosts[host].thread(worker);
+        thread.jammed = if thread.jammed { self.rng.below(4) > 0 } else { self.rng.below(40) == 0 };
+        self.now += Duration::from_micros(self.rng.below(self.pace));
         self.hosts[host].turn(worker, share, &mut self.scratch, self.now);
         self.collect(host);
     }
@@ -287,7 +293,7 @@ impl Net {
                     self.turn(host, worker);
                 }
             }
-            if self.hosts.iter().all(Host::is_idle) {
+            if self.hosts.iter().all(|host| host.is_idle(self.now)) {
                 break;
             }
         }
@@ -362,9 +368,9 @@ impl Net {
         queues.flat_map(|queue| (0..2).flat_map(move |from| (1..4).map(move |port| Flow { from, queue, port }))).collect()
     }
 
-    /// Barriers that reached host `host`'s control plane as applied by all.
-    pub(super) fn barriers(&self, host: usize) -> usize {
-        self.hosts[host].pump.barriers(REALM)
+    /// Barriers that reached a host's control plane as applied by all.
+    pub(super) fn passed(&self, host: usize) -> &[u64] {
+        self.hosts[host].pump.passed(REALM)
     }
 }
 
