@@ -18,6 +18,7 @@ mod core_plane;
 mod events;
 mod groups;
 mod host;
+mod moderation;
 mod plane;
 mod requests;
 mod start;
@@ -47,6 +48,7 @@ use crate::supervise::Supervision;
 pub use core_plane::CorePlane;
 use groups::Group;
 pub use host::{Device, Host};
+use moderation::Moderation;
 pub use plane::{Plane, View};
 use requests::Requests;
 pub use start::{Parts, bootstrap, gather, hardware_aes, has_addresses};
@@ -133,6 +135,7 @@ pub struct Engine<P> {
     supervision: Supervision,
     writer: Option<StateWriter>,
     changes: Option<HostChanges>,
+    moderation: Moderation,
     stage: Stage,
     /// When the protocol wants to be called.
     due: Option<Instant>,
@@ -181,6 +184,7 @@ impl<P: Plane> Engine<P> {
             supervision: Supervision::new(now),
             writer: Some(StateWriter::start().map_err(|error| failed("cannot start writing state", error))?),
             changes,
+            moderation: Moderation::default(),
             stage: Stage::Running,
             due: Some(now),
             next_wall: now,
@@ -261,6 +265,10 @@ impl<P: Plane> Engine<P> {
             if !self.ready.contains(&true) {
                 return self.deadline(now);
             }
+            if let Some(rest) = self.moderation.end_pass(now) {
+                std::thread::sleep(rest);
+                now = clock::now();
+            }
         }
         Wait::Again
     }
@@ -311,6 +319,8 @@ impl<P: Plane> Engine<P> {
         // What the socket dropped took a place in the call as well: only a call that was not filled has emptied it.
         let taken = self.received.len() as u64 + (socket.stats().receive_dropped - dropped);
         if !self.received.is_empty() {
+            let (datagrams, bytes) = self.received.iter().fold((0, 0), |(n, sum), one| (n + one.len.div_ceil(one.stride), sum + one.len));
+            self.moderation.received(datagrams, bytes);
             self.plane.datagrams(&mut self.buffer, &self.received, &mut self.host, now);
         }
         taken >= RECEIVE_MESSAGES as u64
@@ -329,6 +339,9 @@ impl<P: Plane> Engine<P> {
         };
         if count == 0 {
             return false;
+        }
+        if count == self.slots.len() {
+            self.moderation.filled_by_device();
         }
         self.plane.packets(realm, &mut self.tun_buffer, &mut self.slots[..count], &mut self.host, now);
         true
