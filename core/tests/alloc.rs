@@ -9,14 +9,14 @@ use std::time::Duration;
 use annulus_core::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use annulus_core::crypto::Cipher;
 use annulus_core::events::Event;
-use annulus_core::io::{DropReason, Endpoint, Path, Punt, RealmSlot, ShardId, Verdict};
+use annulus_core::io::{DropReason, Endpoint, Path, Punt, RealmSlot, ShardId, TrafficClass, Verdict};
 use annulus_core::paths::PathTable;
 use annulus_core::pump::{Driver, Received, Scratch};
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::{DataKeys, Install, PeerId, Prefix, Removal, SessionId, ShardEvent, TableUpdate, Way};
 use annulus_core::shard::{LANES, MAX_CIRCUITS, MAX_ROUTES, Shard, ShardSettings};
 use annulus_core::time::Instant;
-use annulus_core::worker::{Parcel, Worker};
+use annulus_core::worker::Worker;
 
 use counting::{allocations, bytes_in_use};
 
@@ -335,7 +335,7 @@ fn a_workers_data_path_allocates_nothing_but_its_counters_reports() {
     let mut buf = vec![0; STRIDE * PACKETS];
     let mut slots = [Slot::default(); PACKETS];
     const SEALED: usize = 8 + INNER + 16;
-    let received = |len, stride| [Received { start: 0, len, stride, from, ecn: Default::default() }];
+    let received = |len, stride| [Received { start: 0, len, stride, from, class: TrafficClass(0) }];
     // The first datagram makes the path known under which the session was installed, and takes the room for what is early.
     for worker in [&mut near, &mut far] {
         for _ in 0..100 {

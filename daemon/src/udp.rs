@@ -12,10 +12,13 @@ use annulus_tun_bridge::sys::{self, RECEIVE_BATCH, ReceiveRing};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Datagrams in one send: 45 of usual size are just below 64 KB; kernels before 6.9 refuse more than 64.
-pub const MAX_SEGMENTS: usize = 45;
-/// Bytes in one send: what fits the length field of IPv4 beside IP and UDP header.
-pub const MAX_SEND: usize = 65_507;
+/// Datagrams in one send. Of full size 45 come near [`MAX_SEND`]; the bound is for small ones.
+pub const MAX_SEGMENTS: usize = 128;
+/// The same for kernels before 6.9, which refuse more: found out by the first send that has more.
+pub const MAX_SEGMENTS_OLD: usize = 64;
+/// Bytes in one send. With the headers of UDP, IPv6 and Ethernet they stay below the 65,536 from which on an interface leaves the cutting to software, packet
+/// by packet, half as fast on the whole.
+pub const MAX_SEND: usize = 65_440;
 /// Bytes kept for each message of a receive call where the kernel merges datagrams: as many as it ever merges.
 pub const GRO_STRIDE: usize = 65_536;
 /// Bytes kept for each datagram otherwise: a jumbo frame; we never send larger ones.
@@ -25,7 +28,7 @@ pub const GSO_RETRY: Duration = Duration::from_secs(60);
 /// Destinations whose refusal is remembered. The oldest is forgotten first: it costs one failed call to find out again.
 pub const GSO_REFUSED: usize = 64;
 /// Bytes that a receive call should bring at most: 0.5 ms of work, for what waits elsewhere waits as long. As many messages are asked for as brought so
-/// much lately: eight merged ones of 64 KB, or the most that a call takes of small ones, of which each costs more by itself the fewer come together.
+/// much lately: eight merged ones of 64 KB, which stay in the CPU's cache, or the most that a call takes of single ones, which are merged over the whole call.
 const RECEIVE_BYTES: usize = 512 * 1024;
 /// Messages that a receive call asks for at least.
 const MIN_MESSAGES: usize = RECEIVE_BYTES / GRO_STRIDE;
@@ -101,6 +104,8 @@ pub struct UdpSocket {
     filled: bool,
     gro: bool,
     gso: bool,
+    /// Datagrams that the kernel cuts one send into at most.
+    max_segments: usize,
     /// Destinations that get single datagrams, and since when.
     refused: Vec<(SocketAddr, Instant)>,
     stats: UdpStats,
@@ -140,6 +145,7 @@ impl UdpSocket {
             filled: false,
             gro,
             gso,
+            max_segments: MAX_SEGMENTS,
             refused: Vec::with_capacity(GSO_REFUSED),
             stats: UdpStats::default(),
         })
@@ -265,10 +271,11 @@ impl UdpSocket {
         let mut rest = slots;
         let gso = self.may_segment(to);
         while !rest.is_empty() {
-            let count = if gso && self.gso(to) { group(rest) } else { 1 };
+            let count = if gso && self.gso(to) { group(rest, self.max_segments) } else { 1 };
             let (batch, after) = rest.split_at(count);
-            self.send_group(to, buf, batch, &mut sent)?;
-            rest = after;
+            if self.send_group(to, buf, batch, &mut sent)? {
+                rest = after;
+            }
         }
         self.stats.send_datagrams += sent.datagrams as u64;
         self.stats.send_dropped += sent.dropped as u64;
@@ -286,15 +293,19 @@ impl UdpSocket {
         self.send(to, datagram, &[Slot { len, ..Slot::default() }])
     }
 
-    /// Sends one group, in one call if the kernel segments, else one by one.
-    fn send_group(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<()> {
+    /// Sends one group, in one call if the kernel segments, else one by one; `false`: nothing yet, for it was too many for this kernel.
+    fn send_group(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<bool> {
         if batch.len() > 1 {
             match self.send_call(to, buf, batch) {
                 Ok(()) => {
                     sent.datagrams += batch.len();
-                    return Ok(());
+                    return Ok(true);
                 }
-                Err(error) if !is_refusal(&error) => return count_drop(error, batch, sent),
+                Err(error) if !is_refusal(&error) => return count_drop(error, batch, sent).map(|()| true),
+                Err(_) if batch.len() > MAX_SEGMENTS_OLD && self.max_segments > MAX_SEGMENTS_OLD => {
+                    self.max_segments = MAX_SEGMENTS_OLD;
+                    return Ok(false);
+                }
                 Err(error) => {
                     // Only if one of full length passes singly was it the segmentation that the kernel did not want, and not the length.
                     let before = sent.datagrams;
@@ -306,11 +317,11 @@ impl UdpSocket {
                         tracing::debug!(%to, %error, "the kernel does not segment for this destination; single datagrams for a minute");
                         self.refuse(to);
                     }
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
-        self.send_singly(to, buf, batch, sent)
+        self.send_singly(to, buf, batch, sent).map(|()| true)
     }
 
     fn send_singly(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<()> {
@@ -386,11 +397,11 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// How many of the first slots can leave in one call: equal length and traffic class, the last may be shorter.
-fn group(slots: &[Slot]) -> usize {
+/// How many of the first slots, at most `most`, can leave in one call: equal length and traffic class, the last may be shorter.
+fn group(slots: &[Slot], most: usize) -> usize {
     let Some(first) = slots.first() else { return 0 };
     let (mut count, mut bytes) = (0, 0);
-    for slot in slots.iter().take(MAX_SEGMENTS) {
+    for slot in slots.iter().take(most) {
         bytes += usize::from(slot.len);
         if slot.len > first.len || slot.class != first.class || slot.len == 0 || bytes > MAX_SEND {
             break;
@@ -589,12 +600,12 @@ mod tests {
     #[test]
     fn groups_end_at_a_shorter_datagram_another_mark_and_the_limit() {
         let slot = |len, class| Slot { len, class: TrafficClass(class), ..Slot::default() };
-        assert_eq!(group(&[slot(100, 0), slot(100, 0), slot(50, 0), slot(50, 0)]), 3);
-        assert_eq!(group(&[slot(50, 0), slot(100, 0)]), 1);
-        assert_eq!(group(&[slot(100, 0), slot(100, 1)]), 1);
-        assert_eq!(group(&[slot(1424, 0); 64]), 45);
-        assert_eq!(group(&[slot(9000, 0); 64]), 7);
-        assert_eq!(group(&[slot(0, 0), slot(0, 0)]), 1);
+        assert_eq!(group(&[slot(100, 0), slot(100, 0), slot(50, 0), slot(50, 0)], 64), 3);
+        assert_eq!(group(&[slot(50, 0), slot(100, 0)], 64), 1);
+        assert_eq!(group(&[slot(100, 0), slot(100, 1)], 64), 1);
+        assert_eq!(group(&[slot(1424, 0); 64], 64), 45);
+        assert_eq!(group(&[slot(9000, 0); 64], 64), 7);
+        assert_eq!(group(&[slot(0, 0), slot(0, 0)], 64), 1);
     }
 
     #[test]

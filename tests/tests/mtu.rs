@@ -120,7 +120,7 @@ fn told() -> Result<()> {
         let error = socket.send(&vec![0; 1400 - header]).err().and_then(|error| error.raw_os_error());
         ensure!(error == Some(libc::EMSGSIZE), "{address}: {error:?}");
         // `ping -M do -s` says it in words, where it is installed.
-        let mut program = command("ping");
+        let mut program = command("ping")?;
         program.args(["-M", "do", "-c", "1", "-W", "2", "-s", &(1400 - header).to_string(), &address.to_string()]);
         match ann.host.output(program) {
             Ok(output) => {
@@ -205,7 +205,7 @@ fn class_hidden() -> Result<()> {
 fn congestion() -> Result<()> {
     let (cluster, ann, bob, addresses) = pair(Outside::V4, "")?;
     // A queue that marks every third packet of those that understand it, and drops as many others.
-    let mut program = command("tc");
+    let mut program = command("tc")?;
     program.args(["qdisc", "add", "dev", "port2", "root", "netem", "loss", "30%", "ecn"]);
     match cluster.internet.router().output(program) {
         Ok(output) if output.status.success() => {}

@@ -3,15 +3,18 @@
 use annulus_core::batch::Slot;
 use annulus_core::io::RealmSlot;
 use annulus_core::pump::Received;
+use annulus_core::time::Instant;
 use annulus_tun_bridge::sys::RECEIVE_BATCH;
 
 use super::host::Host;
+use super::moderation::Moderation;
+use crate::clock;
 use crate::udp::MAX_SEGMENTS;
 
-/// Bytes and packets taken from one queue of a TUN device in one pass: four super-packets of 64 KB with room around each packet, each as many packets as
-/// leave in one send. Small packets take 0.4 ms so, and what came to another queue waits no longer than that.
+/// Bytes and packets taken from one queue of a TUN device in one pass: four super-packets of 64 KB with room around each packet, or as many small ones as
+/// leave in two sends. Those take 0.5 ms so, and what came to another queue waits no longer than that.
 const TUN_BUFFER: usize = 4 * 80 * 1024;
-const TUN_SLOTS: usize = 4 * MAX_SEGMENTS;
+const TUN_SLOTS: usize = 2 * MAX_SEGMENTS;
 
 /// One thread's buffers.
 #[derive(Debug)]
@@ -20,6 +23,7 @@ pub(super) struct Intake {
     received: Vec<Received>,
     tun_buffer: Vec<u8>,
     slots: Vec<Slot>,
+    moderation: Moderation,
 }
 
 impl Intake {
@@ -32,6 +36,7 @@ impl Intake {
             received: Vec::with_capacity(RECEIVE_BATCH),
             tun_buffer: vec![0; tun_buffer],
             slots: vec![Slot::default(); slots],
+            moderation: Moderation::default(),
         }
     }
 
@@ -44,6 +49,8 @@ impl Intake {
         }
         let more = socket.was_filled();
         if !self.received.is_empty() {
+            let (datagrams, bytes) = self.received.iter().fold((0, 0), |(n, sum), one| (n + one.len.div_ceil(one.stride), sum + one.len));
+            self.moderation.received(datagrams, bytes);
             carry(&mut self.buffer, &self.received, host);
         }
         more
@@ -58,6 +65,7 @@ impl Intake {
     ) -> bool {
         let device = &mut host.devices[index];
         let realm = device.realm;
+        let before = device.tun.stats();
         let count = match device.tun.recv(&mut self.tun_buffer, &mut self.slots) {
             Ok(count) => count,
             Err(error) => {
@@ -66,9 +74,18 @@ impl Intake {
                 return false;
             }
         };
+        let after = device.tun.stats();
         if count > 0 {
+            self.moderation.taken(after.reads - before.reads);
             carry(realm, &mut self.tun_buffer, &mut self.slots[..count], host);
         }
-        count > 0
+        count > 0 && after.emptied == before.emptied
+    }
+
+    /// Ends a pass: rests if a flood and others that wait for the CPU make it worth while. Returns what time it is then.
+    pub(super) fn rest(&mut self, now: Instant) -> Instant {
+        let Some(rest) = self.moderation.end_pass(now) else { return now };
+        std::thread::sleep(rest);
+        clock::now()
     }
 }

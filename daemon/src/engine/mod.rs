@@ -24,6 +24,7 @@ mod groups;
 mod host;
 mod intake;
 mod link;
+mod moderation;
 mod plane;
 mod requests;
 mod start;
@@ -419,6 +420,7 @@ impl<P: Plane> Driven for Engine<P> {
                 }
                 return self.deadline(now);
             }
+            now = self.intake.rest(now);
         }
         Wait::Again
     }

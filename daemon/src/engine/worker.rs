@@ -198,6 +198,7 @@ impl Driven for WorkerEngine {
                 }
                 return self.deadline(now);
             }
+            now = self.intake.rest(now);
         }
         Wait::Again
     }

@@ -228,7 +228,7 @@ impl Bench {
 
     fn datagram(&mut self, datagram: &[u8], now: Instant) {
         let mut buf = datagram.to_vec();
-        let received = Received { start: 0, len: buf.len(), stride: buf.len(), from: endpoint(3), ecn: Default::default() };
+        let received = Received { start: 0, len: buf.len(), stride: buf.len(), from: endpoint(3), class: Default::default() };
         self.worker.datagrams(&mut self.scratch, &mut buf, &[received], &mut self.effects, now);
     }
 
