@@ -170,8 +170,7 @@ fn ping(site: &Site, from: usize, arguments: &[&str]) -> Result<Vec<f64>> {
     ping.args(arguments);
     let output = site.hosts[from].output(ping)?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut times: Vec<f64> =
-        text.lines().filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok()).collect();
+    let mut times: Vec<f64> = text.lines().filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok()).collect();
     times.sort_by(f64::total_cmp);
     Ok(times)
 }

@@ -107,7 +107,10 @@ impl Split {
             }
             let partial = u16::from_ne_bytes([packet[transport + field], packet[transport + field + 1]]);
             // Less the length of the whole: ones' complement subtraction. The low 16 bits are what the kernel added.
-            #[expect(clippy::cast_possible_truncation, reason = "the sum of a length beyond 65,535 wraps as the kernel's 16-bit field does")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the sum of a length beyond 65,535 wraps as the kernel's 16-bit field does"
+            )]
             let length = (packet.len() - transport) as u16;
             u64::from(partial) + u64::from(!length.to_be())
         };

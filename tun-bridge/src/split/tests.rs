@@ -211,7 +211,8 @@ fn a_routing_header_leaves_the_checksum_to_the_address_that_the_kernel_used() {
     let length = plain.len() - 40;
     let partial = fold(pseudo_header(&plain, true, TCP, length));
     whole[64 + 16..64 + 18].copy_from_slice(&partial.to_ne_bytes());
-    let header = Header { flags: NEEDS_CHECKSUM, kind: GSO_TCP6, segment: 900, checksum_start: 64, checksum_offset: 16, ..Header::default() };
+    let header =
+        Header { flags: NEEDS_CHECKSUM, kind: GSO_TCP6, segment: 900, checksum_start: 64, checksum_offset: 16, ..Header::default() };
     let packets = split_all(&header, &mut whole).unwrap();
     assert_eq!(packets.len(), 3);
     for packet in packets {
