@@ -127,7 +127,9 @@ fn bad_road(runtime: Runtime) -> Result<()> {
     ann.start(&[])?;
     let (a, b) = (ann.connected()?, bob.connected()?);
     for address in &b {
-        ping(&ann.host, *address, 84)?;
+        // Looking an address up may take several tries of its own on such a road.
+        let found = ping(&ann.host, *address, 84).or_else(|_| ping(&ann.host, *address, 84));
+        found.with_context(|| format!("{}\n{}", ann.last_words(), bob.last_words()))?;
     }
     let outcome = scope(|scope| -> Result<()> {
         let streams = [
@@ -173,11 +175,10 @@ fn order(runtime: Runtime) -> Result<()> {
         targets.push((flow, socket.local_addr()?));
         receivers.push(spawn(move || {
             let (mut buf, mut last, mut got, mut late) = ([0; 2000], None, 0, 0);
-            while let Ok(len @ 4..) = socket.recv(&mut buf) {
+            while let Ok(4..) = socket.recv(&mut buf) {
                 let number = u32::from_be_bytes([buf[0], buf[1], buf[2], buf[3]]);
                 (got, late) = (got + 1, late + usize::from(last.is_some_and(|last| number <= last)));
                 last = Some(number);
-                debug_assert!(len < 2000);
             }
             (got, late)
         }));
