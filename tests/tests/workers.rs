@@ -185,6 +185,7 @@ fn memory() -> Result<()> {
     }
     let each = |one: u64, four: u64| four.saturating_sub(one) / 3;
     let (ann, bob) = (each(resident[0].0, resident[1].0), each(resident[0].1, resident[1].1));
+    eprintln!("{ann} and {bob} kB per further worker; resident with one and with four: {resident:?}");
     ensure!(ann <= WORKER_KB && bob <= WORKER_KB, "{ann} and {bob} kB per worker: {resident:?}");
     Ok(())
 }
