@@ -18,8 +18,8 @@ pub const DEVICE_PATH: &str = "/dev/net/tun";
 pub trait Tun: AsFd + AsRawFd + Send + fmt::Debug {
     /// Reads packets from the host until there are none, or `slots` or `buf` are full; returns the number of slots filled.
     ///
-    /// Each packet has [`HEADROOM`](annulus_core::batch::HEADROOM) bytes free in front and [`TAILROOM`](annulus_core::batch::TAILROOM) behind, lies
-    /// behind the packet before it, and is complete: super-packets are split, checksums filled in. The packets of one super-packet are equally
+    /// Each packet has [`HEADROOM`](annulus_core::batch::HEADROOM) bytes free in front and [`TAILROOM`](annulus_core::batch::TAILROOM) behind, which overlap by
+    /// [`OVERLAP`](annulus_core::batch::OVERLAP) bytes so that sealed packets lie back to back; it lies behind the packet before it, and is complete: super-packets are split, checksums filled in. The packets of one super-packet are equally
     /// far apart. What does not fit is kept and comes first at the next call, so with an edge-triggered poll: call until 0.
     ///
     /// # Errors
@@ -246,9 +246,8 @@ impl<'a> Placer<'a> {
 
     /// Room for a packet of up to `longest` bytes, if a slot and that much buffer are left.
     pub(crate) fn room(&mut self, longest: usize) -> Option<&mut [u8]> {
-        use annulus_core::batch::{HEADROOM, TAILROOM};
-        let start = self.end + HEADROOM;
-        if self.count == self.slots.len() || start + longest + TAILROOM > self.buf.len() {
+        let start = self.start();
+        if self.count == self.slots.len() || longest > self.largest() {
             return None;
         }
         Some(&mut self.buf[start..start + longest])
@@ -256,17 +255,24 @@ impl<'a> Placer<'a> {
 
     /// Bytes that a packet could have at most.
     pub(crate) const fn largest(&self) -> usize {
-        self.buf.len().saturating_sub(self.end + annulus_core::batch::HEADROOM + annulus_core::batch::TAILROOM)
+        use annulus_core::batch::{OVERLAP, TAILROOM};
+        // What is spread for relay headers needs room for them.
+        self.buf.len().saturating_sub(self.start() + TAILROOM + OVERLAP * (self.count + 1))
+    }
+
+    /// Where the next packet begins.
+    const fn start(&self) -> usize {
+        use annulus_core::batch::{HEADROOM, OVERLAP};
+        if self.count == 0 { HEADROOM } else { self.end + HEADROOM - OVERLAP }
     }
 
     /// The room given last now holds a packet of `len` bytes.
     #[expect(clippy::cast_possible_truncation, reason = "batch buffers are below 4 GB, packets below 64 KB")]
     pub(crate) fn placed(&mut self, len: usize, ecn: u8) {
-        use annulus_core::batch::{HEADROOM, TAILROOM};
-        let start = self.end + HEADROOM;
+        let start = self.start();
         self.slots[self.count] = Slot { start: start as u32, len: len as u16, ecn: annulus_core::io::Ecn(ecn), ..Slot::default() };
         self.count += 1;
-        self.end = start + len + TAILROOM;
+        self.end = start + len + annulus_core::batch::TAILROOM;
     }
 }
 

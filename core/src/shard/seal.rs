@@ -6,7 +6,7 @@ use super::hints::Hints;
 use super::session::Session;
 use super::table::ShardEvent;
 use super::{REKEY_REMINDER, Shard};
-use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
+use crate::batch::{Batch, HEADROOM, OVERLAP, Slot, TAILROOM};
 use crate::crypto::nonce;
 use crate::io::{DropReason, Path, Punt, Verdict};
 use crate::time::Instant;
@@ -31,22 +31,38 @@ impl Shard {
     /// path in `slot.from`. All other verdicts leave the packet as it was. Slots need [`HEADROOM`] and [`TAILROOM`]; those without are dropped as malformed.
     pub fn seal(&mut self, batch: &mut Batch<'_>, now: Instant) {
         let mut last = None;
-        for slot in batch.slots.iter_mut().filter(|slot| slot.verdict == Verdict::Pending) {
-            slot.verdict = match self.seal_one(batch.buf, slot, &mut last, now) {
-                Ok(verdict) => {
-                    self.stats.sealed += 1;
-                    verdict
-                }
-                Err(verdict) => verdict,
-            };
-            self.count(slot.verdict);
+        // Where the datagram before ends.
+        let mut end = 0;
+        for index in 0..batch.slots.len() {
+            let slots = &mut batch.slots[index..];
+            if slots[0].verdict == Verdict::Pending {
+                let verdict = match self.seal_one(batch.buf, slots, end, &mut last, now) {
+                    Ok(verdict) => {
+                        self.stats.sealed += 1;
+                        verdict
+                    }
+                    Err(verdict) => verdict,
+                };
+                slots[0].verdict = verdict;
+                self.count(verdict);
+            }
+            end = slots[0].range().end;
         }
         self.tell_activity(now);
     }
 
+    /// Seals the first of `slots`; the datagram before it ends at `end`.
     #[inline]
-    fn seal_one(&mut self, buf: &mut [u8], slot: &mut Slot, last: &mut Option<Found>, now: Instant) -> Result<Verdict, Verdict> {
-        let packet = slot.range();
+    fn seal_one(
+        &mut self,
+        buf: &mut [u8],
+        slots: &mut [Slot],
+        end: usize,
+        last: &mut Option<Found>,
+        now: Instant,
+    ) -> Result<Verdict, Verdict> {
+        let slot = &mut slots[0];
+        let mut packet = slot.range();
         if packet.start < HEADROOM || packet.end + TAILROOM > buf.len() {
             return Err(Verdict::Drop(DropReason::Malformed));
         }
@@ -63,6 +79,13 @@ impl Shard {
         if way.path == Path::NONE {
             return Err(Verdict::Drop(DropReason::NoPath));
         }
+        let in_parts = way.routed || slot.len > way.whole;
+        let relay = way.circuit.filter(|_| !in_parts);
+        if relay.is_some() && packet.start < end + HEADROOM {
+            spread(buf, slots).ok_or(Verdict::Drop(DropReason::Malformed))?;
+            packet = slots[0].range();
+        }
+        let slot = &mut slots[0];
         let counter = count(session, lane, &mut self.hints, now)?;
 
         let sealed = SealedHeader { kind: TYPE_DATA, lane, receiver: session.remote_index, counter: counter as u32 }.bytes();
@@ -70,12 +93,11 @@ impl Shard {
         buf[packet.end..packet.end + TAILROOM].copy_from_slice(&tag);
         let mut start = packet.start - SEALED_HEADER_LEN;
         buf[start..packet.start].copy_from_slice(&sealed);
-        if let (Some((circuit, hops_left)), false) = (way.circuit, way.routed || slot.len > way.whole) {
+        if let Some((circuit, hops_left)) = relay {
             start -= RELAY_HEADER_LEN;
             buf[start..start + RELAY_HEADER_LEN].copy_from_slice(&RelayHeader { hops_left, circuit }.bytes());
         }
         self.news.note(session, found.place, 0, u64::from(slot.len));
-        let in_parts = way.routed || slot.len > way.whole;
         slot.len = (packet.end + TAILROOM - start) as u16;
         slot.start = start as u32;
         slot.ecn = header.ecn();
@@ -121,6 +143,22 @@ impl Shard {
             _ => Err(Verdict::Punt(Punt::NoAddress)),
         }
     }
+}
+
+/// Moves packets apart that lie too close together for a relay header: each by [`OVERLAP`] bytes more than the one before. One copy more for those who are
+/// reached through a relay only, none for all others. `None`, and nothing moved, when the buffer has no room for it.
+#[cold]
+fn spread(buf: &mut [u8], slots: &mut [Slot]) -> Option<()> {
+    let end = slots.last()?.range().end + TAILROOM + OVERLAP * slots.len();
+    if end > buf.len() {
+        return None;
+    }
+    for (before, slot) in slots.iter_mut().enumerate().rev() {
+        let start = slot.start as usize + OVERLAP * (before + 1);
+        buf.copy_within(slot.range(), start);
+        slot.start = start as u32;
+    }
+    Some(())
 }
 
 /// The counter of the next packet of `session` on `lane`. Tells the control plane when the rekey is due.

@@ -15,7 +15,7 @@ use etherparse::PacketBuilder;
 use super::session::Session;
 use super::table::*;
 use super::*;
-use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
+use crate::batch::{Batch, HEADROOM, OVERLAP, Slot, TAILROOM};
 use crate::crypto::Cipher;
 use crate::io::{Ecn, Punt};
 use crate::wire::packet::SealedHeader;

@@ -106,6 +106,37 @@ fn only_pending_slots_are_touched_and_the_outer_ecn_is_the_inner_one() {
 }
 
 #[test]
+fn packets_that_share_the_place_of_the_relay_header_are_moved_apart_only_when_they_get_one() {
+    for (relayed, spare) in [(false, 0), (true, 4), (true, 3)] {
+        let (mut a, mut b) = pair();
+        if relayed {
+            let circuit = Way { circuit: Some((7, 3)), ..way(path(5)) };
+            a.apply(TableUpdate::SetPath { session: SessionId(16), way: circuit, at_once: true }, ms(0));
+        }
+        let packets: Vec<_> = (0..5).map(|n| a_to_b(1_000 + n)).collect();
+        let stride = packets[0].len() + HEADROOM - OVERLAP + TAILROOM;
+        let mut buf = vec![0; HEADROOM - OVERLAP + 5 * stride + OVERLAP * (spare - usize::from(relayed))];
+        let mut slots = [Slot::default(); 5];
+        for (n, (slot, packet)) in slots.iter_mut().zip(&packets).enumerate() {
+            *slot = Slot { start: (n * stride + HEADROOM) as u32, len: packet.len() as u16, ..Default::default() };
+            buf[slot.range()].copy_from_slice(packet);
+        }
+        a.shards[0].seal(&mut Batch { buf: &mut buf, slots: &mut slots }, ms(1));
+        for (n, slot) in slots.iter().enumerate() {
+            if spare == 3 && n == 1 {
+                // Four would have to move. After this one, whose place is free now, room for three is enough.
+                assert_eq!(slot.verdict, Verdict::Drop(DropReason::Malformed));
+                continue;
+            }
+            let header = if relayed { OVERLAP } else { 0 };
+            assert_eq!(slot.verdict, Verdict::Transmit(path(if relayed { 5 } else { 1 })));
+            assert_eq!(b.open(path(1), &buf[slot.range()][header..], ms(1)).1, packets[n], "packet {n}");
+        }
+        assert!(relayed || slots.windows(2).all(|two| two[0].range().end == two[1].range().start));
+    }
+}
+
+#[test]
 fn a_relayed_way_puts_its_header_in_front_and_a_routed_one_is_punted_sealed() {
     let (mut a, mut b) = pair();
     let relayed = Way { circuit: Some((0x0a_bcde, 3)), ..way(path(5)) };
