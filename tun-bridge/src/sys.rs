@@ -350,3 +350,17 @@ pub fn checksum_sum(bytes: &[u8], initial: u64) -> u64 {
     }
     crate::checksum::sum_portable(bytes, initial)
 }
+
+/// Copies `from` to `to` and returns [`checksum_sum`] of it, in one pass.
+///
+/// # Panics
+/// If they are not equally long.
+pub fn checksum_copy(to: &mut [u8], from: &[u8], initial: u64) -> u64 {
+    assert_eq!(to.len(), from.len(), "a copy is as long as what is copied");
+    #[cfg(target_arch = "x86_64")]
+    if from.len() >= 128 && std::is_x86_feature_detected!("avx2") {
+        // SAFETY: the CPU has AVX2, which is all that the function asks for.
+        return unsafe { crate::checksum::copy_avx2(to, from, initial) };
+    }
+    crate::checksum::copy_portable(to, from, initial)
+}
