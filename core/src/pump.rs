@@ -15,8 +15,9 @@ use crate::wire::{self, DatagramType};
 /// Realms of one daemon: what 4 bits of a receiver index tell apart.
 pub const MAX_REALMS: usize = 16;
 
-/// Datagrams that leave in one call: what one UDP segmentation-offload send of the kernel takes at most.
-pub const MAX_RUN: usize = 64;
+/// Datagrams handed to the driver at once: what a pass over a TUN device brings, so that the driver and not this bound decides where a run is cut for the
+/// kernel.
+pub const MAX_RUN: usize = 256;
 
 /// Packets of one batch that the control plane takes from a shard; what is beyond is dropped and counted. A flood towards an address that nobody has
 /// then costs one batch's share of the control plane's time and no more.

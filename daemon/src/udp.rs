@@ -12,14 +12,24 @@ use annulus_tun_bridge::sys::{self, RECEIVE_BATCH, ReceiveRing};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Datagrams in one send: 45 of usual size are just below 64 KB; kernels before 6.9 refuse more than 64.
-pub const MAX_SEGMENTS: usize = 45;
-/// Bytes in one send: what fits the length field of IPv4 beside IP and UDP header.
-pub const MAX_SEND: usize = 65_507;
+/// Datagrams in one send. Of full size 45 come near [`MAX_SEND`]; the bound is for small ones.
+pub const MAX_SEGMENTS: usize = 128;
+/// The same for kernels before 6.9, which refuse more: found out by the first send that has more.
+pub const MAX_SEGMENTS_OLD: usize = 64;
+/// Bytes in one send. With the headers of UDP, IPv6 and Ethernet they stay below the 65,536 from which on an interface leaves the cutting to software, packet
+/// by packet, half as fast on the whole.
+pub const MAX_SEND: usize = 65_440;
 /// Bytes kept for each message of a receive call where the kernel merges datagrams: as many as it ever merges.
 pub const GRO_STRIDE: usize = 65_536;
 /// Bytes kept for each datagram otherwise: a jumbo frame; we never send larger ones.
 pub const PLAIN_STRIDE: usize = 9_216;
+/// Messages taken by one receive call: what comes one by one (an interface without receive offload) is merged over the whole call, so the more the better.
+pub const RECEIVE_MESSAGES: usize = RECEIVE_BATCH;
+/// The same unless the call before brought that many single datagrams: where the kernel merges them, a few messages are many datagrams already, and only a
+/// small part of the buffer is ever touched.
+pub const RECEIVE_FEW: usize = 16;
+/// Bytes of one receive call up to which its messages were single datagrams: 64 of usual size are far less, 16 merged ones far more.
+pub const LARGE_CALL: usize = 256 << 10;
 /// For how long a destination gets single datagrams after the kernel refused to segment for it: its route may have changed since.
 pub const GSO_RETRY: Duration = Duration::from_secs(60);
 /// Destinations whose refusal is remembered. The oldest is forgotten first: it costs one failed call to find out again.
@@ -89,8 +99,14 @@ pub struct UdpSocket {
     number: u8,
     local: SocketAddr,
     ring: ReceiveRing,
+    /// Messages that the next receive call takes at most.
+    limit: usize,
+    /// Whether the last one brought as many as it could.
+    full: bool,
     gro: bool,
     gso: bool,
+    /// Datagrams that the kernel cuts one send into at most.
+    max_segments: usize,
     /// Destinations that get single datagrams, and since when.
     refused: Vec<(SocketAddr, Instant)>,
     stats: UdpStats,
@@ -126,8 +142,11 @@ impl UdpSocket {
             number,
             local,
             ring: ReceiveRing::new(),
+            limit: RECEIVE_FEW,
+            full: false,
             gro,
             gso,
+            max_segments: MAX_SEGMENTS,
             refused: Vec::with_capacity(GSO_REFUSED),
             stats: UdpStats::default(),
         })
@@ -167,14 +186,17 @@ impl UdpSocket {
         if self.gro { GRO_STRIDE } else { PLAIN_STRIDE }
     }
 
-    /// Receives what is there, in one call: at most 64 messages and as many as `buf` has regions for (64 KB each where the kernel merges
+    /// Receives what is there, in one call: at most 64 messages (16 unless they are small and many) and as many as `buf` has regions for (64 KB each where the kernel merges
     /// datagrams, else 9 KB). `out` then holds exactly what was received. 0: nothing there.
     ///
     /// # Errors
     /// `InvalidInput` if `buf` is smaller than one region. Otherwise the socket is broken. What ICMP says of some destination is no error here.
     pub fn receive(&mut self, buf: &mut [u8], out: &mut Vec<Received>) -> io::Result<usize> {
         out.clear();
+        self.full = false;
         let stride = self.stride();
+        let end = buf.len().min(self.limit * stride);
+        let buf = &mut buf[..end];
         let mut errors = 0;
         let count = loop {
             self.stats.receive_calls += 1;
@@ -185,7 +207,9 @@ impl UdpSocket {
                 Err(error) => return Err(error),
             }
         };
-        debug_assert!(count <= RECEIVE_BATCH);
+        // What is dropped below took a place in the call as well.
+        self.full = count == (buf.len() / stride).min(RECEIVE_BATCH);
+        let before = self.stats.receive_bytes;
         for index in 0..count {
             let message = self.ring.message(index);
             let (Some(from), false, 1..) = (message.from, message.truncated, message.len) else {
@@ -202,7 +226,15 @@ impl UdpSocket {
             });
         }
         self.stats.receive_messages += out.len() as u64;
+        let small = self.stats.receive_bytes - before <= LARGE_CALL as u64;
+        self.limit = if small && count >= RECEIVE_FEW { RECEIVE_MESSAGES } else { RECEIVE_FEW };
         Ok(out.len())
+    }
+
+    /// Whether the last [`receive`](Self::receive) may have left something: only a call that was not filled has emptied the socket.
+    #[must_use]
+    pub const fn may_have_more(&self) -> bool {
+        self.full
     }
 
     /// Sends the slots' bytes as one datagram each. Neighbours of equal length and ECN (the last may be shorter) leave in one call, gathered
@@ -215,10 +247,11 @@ impl UdpSocket {
         let mut rest = slots;
         let gso = self.may_segment(to);
         while !rest.is_empty() {
-            let count = if gso && self.gso(to) { group(rest) } else { 1 };
+            let count = if gso && self.gso(to) { group(rest, self.max_segments) } else { 1 };
             let (batch, after) = rest.split_at(count);
-            self.send_group(to, buf, batch, &mut sent)?;
-            rest = after;
+            if self.send_group(to, buf, batch, &mut sent)? {
+                rest = after;
+            }
         }
         self.stats.send_datagrams += sent.datagrams as u64;
         self.stats.send_dropped += sent.dropped as u64;
@@ -236,15 +269,19 @@ impl UdpSocket {
         self.send(to, datagram, &[Slot { len, ..Slot::default() }])
     }
 
-    /// Sends one group, in one call if the kernel segments, else one by one.
-    fn send_group(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<()> {
+    /// Sends one group, in one call if the kernel segments, else one by one; `false`: nothing yet, for it was too many for this kernel.
+    fn send_group(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<bool> {
         if batch.len() > 1 {
             match self.send_call(to, buf, batch) {
                 Ok(()) => {
                     sent.datagrams += batch.len();
-                    return Ok(());
+                    return Ok(true);
                 }
-                Err(error) if !is_refusal(&error) => return count_drop(error, batch.len(), sent),
+                Err(error) if !is_refusal(&error) => return count_drop(error, batch.len(), sent).map(|()| true),
+                Err(_) if batch.len() > MAX_SEGMENTS_OLD && self.max_segments > MAX_SEGMENTS_OLD => {
+                    self.max_segments = MAX_SEGMENTS_OLD;
+                    return Ok(false);
+                }
                 Err(error) => {
                     // Only if the datagrams pass singly was it the segmentation that the kernel did not want.
                     let before = sent.datagrams;
@@ -253,11 +290,11 @@ impl UdpSocket {
                         tracing::debug!(%to, %error, "the kernel does not segment for this destination; single datagrams for a minute");
                         self.refuse(to);
                     }
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
-        self.send_singly(to, buf, batch, sent)
+        self.send_singly(to, buf, batch, sent).map(|()| true)
     }
 
     fn send_singly(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<()> {
@@ -333,11 +370,11 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// How many of the first slots can leave in one call: equal length and ECN, the last may be shorter.
-fn group(slots: &[Slot]) -> usize {
+/// How many of the first slots, at most `most`, can leave in one call: equal length and ECN, the last may be shorter.
+fn group(slots: &[Slot], most: usize) -> usize {
     let Some(first) = slots.first() else { return 0 };
     let (mut count, mut bytes) = (0, 0);
-    for slot in slots.iter().take(MAX_SEGMENTS) {
+    for slot in slots.iter().take(most) {
         bytes += usize::from(slot.len);
         if slot.len > first.len || slot.ecn != first.ecn || slot.len == 0 || bytes > MAX_SEND {
             break;
@@ -534,12 +571,12 @@ mod tests {
     #[test]
     fn groups_end_at_a_shorter_datagram_another_mark_and_the_limit() {
         let slot = |len, ecn| Slot { len, ecn: Ecn(ecn), ..Slot::default() };
-        assert_eq!(group(&[slot(100, 0), slot(100, 0), slot(50, 0), slot(50, 0)]), 3);
-        assert_eq!(group(&[slot(50, 0), slot(100, 0)]), 1);
-        assert_eq!(group(&[slot(100, 0), slot(100, 1)]), 1);
-        assert_eq!(group(&[slot(1424, 0); 64]), 45);
-        assert_eq!(group(&[slot(9000, 0); 64]), 7);
-        assert_eq!(group(&[slot(0, 0), slot(0, 0)]), 1);
+        assert_eq!(group(&[slot(100, 0), slot(100, 0), slot(50, 0), slot(50, 0)], 64), 3);
+        assert_eq!(group(&[slot(50, 0), slot(100, 0)], 64), 1);
+        assert_eq!(group(&[slot(100, 0), slot(100, 1)], 64), 1);
+        assert_eq!(group(&[slot(1424, 0); 64], 64), 45);
+        assert_eq!(group(&[slot(9000, 0); 64], 64), 7);
+        assert_eq!(group(&[slot(0, 0), slot(0, 0)], 64), 1);
     }
 
     #[test]

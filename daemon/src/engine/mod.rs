@@ -44,6 +44,7 @@ use crate::settings::Settings;
 use crate::signals::{Signals, Wish};
 use crate::state::{StateDir, StateWriter};
 use crate::supervise::Supervision;
+use crate::udp::RECEIVE_MESSAGES;
 
 pub use core_plane::CorePlane;
 use groups::Group;
@@ -52,9 +53,6 @@ use moderation::Moderation;
 pub use plane::{Plane, View};
 use requests::Requests;
 pub use start::{Parts, bootstrap, gather, hardware_aes, has_addresses};
-
-/// Messages taken from one socket in one pass: 32 merged ones can be 2 MB, a few ms of work.
-const RECEIVE_MESSAGES: usize = 32;
 
 /// Bytes and packets taken from one TUN device in one pass: four super-packets of 64 KB with room around each packet.
 const TUN_BUFFER: usize = 4 * 80 * 1024;
@@ -311,24 +309,22 @@ impl<P: Plane> Engine<P> {
 
     fn receive(&mut self, index: usize, now: Instant) -> bool {
         let socket = &mut self.host.sockets[index];
-        let dropped = socket.stats().receive_dropped;
         if let Err(error) = socket.receive(&mut self.buffer, &mut self.received) {
             self.host.broken.get_or_insert_with(|| format!("the UDP socket is broken: {error}"));
             return false;
         }
-        // What the socket dropped took a place in the call as well: only a call that was not filled has emptied it.
-        let taken = self.received.len() as u64 + (socket.stats().receive_dropped - dropped);
         if !self.received.is_empty() {
             let (datagrams, bytes) = self.received.iter().fold((0, 0), |(n, sum), one| (n + one.len.div_ceil(one.stride), sum + one.len));
             self.moderation.received(datagrams, bytes);
             self.plane.datagrams(&mut self.buffer, &self.received, &mut self.host, now);
         }
-        taken >= RECEIVE_MESSAGES as u64
+        self.host.sockets[index].may_have_more()
     }
 
     fn take_packets(&mut self, index: usize, now: Instant) -> bool {
         let device = &mut self.host.devices[index];
         let realm = device.realm;
+        let before = device.tun.stats();
         let count = match device.tun.recv(&mut self.tun_buffer, &mut self.slots) {
             Ok(count) => count,
             Err(error) => {
@@ -340,9 +336,8 @@ impl<P: Plane> Engine<P> {
         if count == 0 {
             return false;
         }
-        if count == self.slots.len() {
-            self.moderation.filled_by_device();
-        }
+        let after = device.tun.stats();
+        self.moderation.taken(after.reads - before.reads);
         self.plane.packets(realm, &mut self.tun_buffer, &mut self.slots[..count], &mut self.host, now);
         true
     }

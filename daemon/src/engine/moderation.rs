@@ -8,23 +8,24 @@
 use std::time::Duration;
 
 use annulus_core::time::Instant;
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::resource::{UsageWho, getrusage};
 
-/// The rest after a pass that a device has filled: about what the pass took. Its queue holds 500 packets, what 2 million a second bring meanwhile.
+/// The rest after a pass that a device has filled with single packets: about what the pass took. Its queue holds 500 packets, what 2 million a second bring meanwhile.
 const REST_SENDING: Duration = Duration::from_micros(200);
 
 /// The rest after a receive call that brought a flood: the receiving program's buffer holds some 270 small packets by default, and it needs the CPU to
 /// empty it.
 const REST_RECEIVING: Duration = Duration::from_micros(50);
 
+/// Reads of one pass over a device from which on they are a flood of single packets: a pass takes some 220 of full size or 256 small ones, but only four of the
+/// super-packets of a bulk transfer.
+const FLOOD_READS: u64 = 200;
+
 /// Datagrams of one receive call from which on it counts as a flood, if they are small.
 const FLOOD_DATAGRAMS: usize = 100;
 
 /// Mean length in bytes below which they are: with larger ones the copying takes the time, not their number.
 const SMALL: usize = 512;
-
-/// A pause within a pass that means that another program ran: longer than any interrupt, shorter than any turn of a scheduler.
-const PREEMPTED: Duration = Duration::from_micros(200);
 
 /// For how long the CPU then counts as contended. Resting hides the contention, so it must be looked for again; the less often, the less is lost by looking.
 const HOLD: Duration = Duration::from_millis(100);
@@ -34,16 +35,18 @@ const HOLD: Duration = Duration::from_millis(100);
 pub(super) struct Moderation {
     /// The rest that the pass under way has earned.
     earned: Duration,
-    /// Wall and CPU time when the pass before ended, if that was part of a flood as well.
-    mark: Option<(Instant, Duration)>,
+    /// How often another program had taken the CPU away when last looked at.
+    preemptions: i64,
     /// Until when the CPU counts as contended.
     contended_until: Instant,
 }
 
 impl Moderation {
-    /// Notes that a device had at least as many packets as one pass takes.
-    pub(super) fn filled_by_device(&mut self) {
-        self.earned = self.earned.max(REST_SENDING);
+    /// Notes how many reads one pass over a device took.
+    pub(super) fn taken(&mut self, reads: u64) {
+        if reads >= FLOOD_READS {
+            self.earned = self.earned.max(REST_SENDING);
+        }
     }
 
     /// Notes what one receive call brought.
@@ -53,34 +56,24 @@ impl Moderation {
         }
     }
 
-    /// Ends a pass: how long to rest now. The thread's CPU clock is read during floods only.
+    /// Ends a pass: how long to rest now. Costs a system call during floods only.
     pub(super) fn end_pass(&mut self, now: Instant) -> Option<Duration> {
         let rest = std::mem::take(&mut self.earned);
-        if rest.is_zero() {
-            self.mark = None;
-            return None;
-        }
-        let used = cpu_time();
-        let rest = self.decide(rest, now, used);
-        // Time spent resting is no preemption: the next pass cannot be measured from here.
-        self.mark = rest.is_none().then_some((now, used));
-        rest
+        if rest.is_zero() { None } else { self.decide(rest, now, preemptions()) }
     }
 
-    fn decide(&mut self, rest: Duration, now: Instant, used: Duration) -> Option<Duration> {
-        if let Some((then, used_then)) = self.mark
-            && now.saturating_since(then).saturating_sub(used.saturating_sub(used_then)) > PREEMPTED
-        {
+    fn decide(&mut self, rest: Duration, now: Instant, preemptions: i64) -> Option<Duration> {
+        if std::mem::replace(&mut self.preemptions, preemptions) != preemptions {
             self.contended_until = now + HOLD;
         }
         (now < self.contended_until).then_some(rest)
     }
 }
 
-/// CPU time that this thread has used.
-fn cpu_time() -> Duration {
-    // Refused only by a filter of system calls; then it stands still, the CPU counts as contended, and a flood is carried a little slower.
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+/// How often the scheduler took the CPU away from this thread although it could have gone on.
+fn preemptions() -> i64 {
+    // Refused only by a filter of system calls; then it stands still and nothing ever rests.
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches())
 }
 
 #[cfg(test)]
@@ -95,19 +88,17 @@ mod tests {
     fn a_flood_on_a_cpu_of_its_own_is_carried_without_rest() {
         let mut moderation = Moderation::default();
         for pass in 1..100 {
-            let used = Duration::from_micros(pass * 300);
-            assert_eq!(moderation.decide(REST_SENDING, at(pass * 310), used), None);
-            moderation.mark = Some((at(pass * 310), used));
+            assert_eq!(moderation.decide(REST_SENDING, at(pass * 310), 0), None);
         }
     }
 
     #[test]
     fn after_a_preemption_each_full_pass_is_followed_by_a_rest_for_a_while() {
-        let mut moderation = Moderation { mark: Some((at(0), Duration::ZERO)), ..Moderation::default() };
-        assert_eq!(moderation.decide(REST_SENDING, at(3_300), Duration::from_micros(300)), Some(REST_SENDING));
-        moderation.mark = None;
-        assert_eq!(moderation.decide(REST_RECEIVING, at(3_900), Duration::from_micros(600)), Some(REST_RECEIVING));
-        assert_eq!(moderation.decide(REST_SENDING, at(3_300) + HOLD, Duration::from_micros(900)), None);
+        let mut moderation = Moderation::default();
+        assert_eq!(moderation.decide(REST_SENDING, at(3_300), 1), Some(REST_SENDING));
+        assert_eq!(moderation.decide(REST_RECEIVING, at(3_900), 1), Some(REST_RECEIVING));
+        assert_eq!(moderation.decide(REST_SENDING, at(3_300) + HOLD, 1), None);
+        assert_eq!(moderation.decide(REST_SENDING, at(3_600) + HOLD, 2), Some(REST_SENDING));
     }
 
     #[test]
@@ -116,11 +107,12 @@ mod tests {
         assert_eq!(moderation.end_pass(at(0)), None);
         moderation.received(FLOOD_DATAGRAMS - 1, 64);
         moderation.received(45, 65_000);
+        moderation.taken(FLOOD_READS - 1);
         moderation.received(1_440, 1_440 * 1_400);
         assert_eq!(moderation.end_pass(at(0)), None);
         moderation.received(FLOOD_DATAGRAMS, FLOOD_DATAGRAMS * 88);
         assert_eq!(moderation.end_pass(at(0)), Some(REST_RECEIVING));
-        moderation.filled_by_device();
+        moderation.taken(FLOOD_READS);
         moderation.received(FLOOD_DATAGRAMS, FLOOD_DATAGRAMS * 88);
         assert_eq!(moderation.end_pass(at(0)), Some(REST_SENDING));
         assert_eq!(moderation.end_pass(at(0)), None);
