@@ -74,6 +74,8 @@ pub struct TunFeatures {
 pub struct TunStats {
     /// Reads, including those that found nothing.
     pub reads: u64,
+    /// Receive calls that left the device empty: the next one is not worth a system call before the device becomes readable again.
+    pub emptied: u64,
     /// Writes.
     pub writes: u64,
     /// Packets from the host, after splitting.

@@ -101,6 +101,7 @@ impl Tun for MemTun {
             placer.placed(packet.len(), ecn_of(packet));
             packets.pop_front();
         }
+        self.stats.emptied += u64::from(packets.is_empty());
         self.stats.packets_in += placer.count as u64;
         Ok(placer.count)
     }

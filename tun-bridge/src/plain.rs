@@ -40,6 +40,7 @@ impl Tun for PlainTun {
                 }
                 Ok(_) => self.stats.malformed += 1,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stats.emptied += 1;
                     self.stats.packets_in += placer.count as u64;
                     return Ok(placer.count);
                 }

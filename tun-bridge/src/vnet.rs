@@ -112,7 +112,10 @@ impl VnetTun {
             self.stats.reads += 1;
             let end = match self.file.read(&mut self.staging) {
                 Ok(end) => end,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stats.emptied += 1;
+                    return Ok(false);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };

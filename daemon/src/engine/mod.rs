@@ -339,7 +339,7 @@ impl<P: Plane> Engine<P> {
         let after = device.tun.stats();
         self.moderation.taken(after.reads - before.reads);
         self.plane.packets(realm, &mut self.tun_buffer, &mut self.slots[..count], &mut self.host, now);
-        true
+        after.emptied == before.emptied
     }
 
     fn obey_signals(&mut self, now: Instant) -> bool {
