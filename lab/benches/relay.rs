@@ -166,16 +166,16 @@ impl Lab {
         host.wire.runs.clear();
         host.wire.slots.clear();
         host.pump.packets(RealmSlot(0), &mut host.scratch, &mut self.buf, &mut self.slots[..count], &mut host.wire, self.world.now);
-        let mut slots = std::mem::take(&mut host.wire.slots);
-        for slot in &mut slots {
-            slot.start -= RELAY_HEADER_LEN as u32;
-            slot.len += RELAY_HEADER_LEN as u16;
-            let header = RelayHeader { hops_left: 3, circuit }.bytes();
-            self.buf[slot.start as usize..][..RELAY_HEADER_LEN].copy_from_slice(&header);
+        let mut sealed = Vec::with_capacity(self.buf.len());
+        let mut slots = Vec::with_capacity(count);
+        for slot in &host.wire.slots {
+            let len = slot.len + RELAY_HEADER_LEN as u16;
+            slots.push(Slot { start: sealed.len() as u32, len, ..*slot });
+            sealed.extend(RelayHeader { hops_left: 3, circuit }.bytes());
+            sealed.extend(&self.buf[slot.range()]);
         }
         let [near, relay, far] = &mut self.sockets;
-        near.send(outer(9), &self.buf, &slots)?;
-        host.wire.slots = slots;
+        near.send(outer(9), &sealed, &slots)?;
         let begin = cpu();
         relay.receive(&mut self.buf, &mut self.received)?;
         let mut driver = Real { socket: relay, tun: &mut *self.near.tun, to: outer(1), delivered: 0 };
