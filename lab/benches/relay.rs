@@ -140,7 +140,7 @@ impl Lab {
         let [socket, _, far_socket] = &mut self.sockets;
         self.world.near.wire.measuring = false;
         let begin = cpu();
-        let count = self.near.tun.recv(&mut self.buf, &mut self.slots)?;
+        let count = take(&mut *self.near.tun, &mut self.buf, &mut self.slots)?;
         let mut driver = Real { socket, tun: &mut *self.near.tun, to: outer(1), delivered: 0 };
         let host = &mut self.world.near;
         host.pump.packets(RealmSlot(0), &mut host.scratch, &mut self.buf, &mut self.slots[..count], &mut driver, self.world.now);
@@ -160,22 +160,22 @@ impl Lab {
     /// One pass through the relay's circuit; its CPU seconds.
     fn relayed(&mut self, circuit: u32) -> Result<f64> {
         self.offer()?;
-        let count = self.near.tun.recv(&mut self.buf, &mut self.slots)?;
+        let count = take(&mut *self.near.tun, &mut self.buf, &mut self.slots)?;
         let host = &mut self.world.near;
         host.wire.measuring = true;
         host.wire.runs.clear();
         host.wire.slots.clear();
         host.pump.packets(RealmSlot(0), &mut host.scratch, &mut self.buf, &mut self.slots[..count], &mut host.wire, self.world.now);
-        let mut slots = std::mem::take(&mut host.wire.slots);
-        for slot in &mut slots {
-            slot.start -= RELAY_HEADER_LEN as u32;
-            slot.len += RELAY_HEADER_LEN as u16;
-            let header = RelayHeader { hops_left: 3, circuit }.bytes();
-            self.buf[slot.start as usize..][..RELAY_HEADER_LEN].copy_from_slice(&header);
+        let mut sealed = Vec::with_capacity(self.buf.len());
+        let mut slots = Vec::with_capacity(count);
+        for slot in &host.wire.slots {
+            let len = slot.len + RELAY_HEADER_LEN as u16;
+            slots.push(Slot { start: sealed.len() as u32, len, ..*slot });
+            sealed.extend(RelayHeader { hops_left: 3, circuit }.bytes());
+            sealed.extend(&self.buf[slot.range()]);
         }
         let [near, relay, far] = &mut self.sockets;
-        near.send(outer(9), &self.buf, &slots)?;
-        host.wire.slots = slots;
+        near.send(outer(9), &sealed, &slots)?;
         let begin = cpu();
         relay.receive(&mut self.buf, &mut self.received)?;
         let mut driver = Real { socket: relay, tun: &mut *self.near.tun, to: outer(1), delivered: 0 };
@@ -187,6 +187,19 @@ impl Lab {
         ensure!(arrived == count && count == PASS * SEGMENTS, "{arrived} of {count} datagrams came through the relay");
         Ok(spent)
     }
+}
+
+/// Reads what is there and keeps the application's packets: a new interface also asks for routers and multicast groups.
+fn take(tun: &mut dyn Tun, buf: &mut [u8], slots: &mut [Slot]) -> Result<usize> {
+    let count = tun.recv(buf, slots)?;
+    let mut kept = 0;
+    for at in 0..count {
+        if usize::from(slots[at].len) == PACKET {
+            slots[kept] = slots[at];
+            kept += 1;
+        }
+    }
+    Ok(kept)
 }
 
 fn median(values: &mut [f64]) -> f64 {
