@@ -169,11 +169,11 @@ mod tests {
         assert!(text.contains("routed") && text.contains("0.5 %"), "{text}");
         let mut lines = text.lines();
         let header = lines.next().unwrap();
-        let (mtu, offload, cipher) = (header.find("MTU").unwrap(), header.find("OFFLOAD").unwrap(), header.find("CIPHER").unwrap());
-        let shown: Vec<[&str; 3]> =
-            lines.map(|line| [&line[mtu..offload], &line[offload..cipher], &line[cipher..]].map(str::trim)).collect();
-        assert!(shown[0][..2] == ["1400", "gso gro"] && shown[0][2].starts_with("aes-256-gcm"), "{text}");
+        // Numbers end where their header ends, words begin where theirs begins.
+        let (mtu, offload, cipher) = (header.find("MTU").unwrap() + 3, header.find("OFFLOAD").unwrap(), header.find("CIPHER").unwrap());
+        let shown: Vec<[&str; 3]> = lines.map(|line| [&line[mtu - 4..mtu], line[offload..cipher].trim(), &line[cipher..]]).collect();
+        assert!(shown[0][..2] == ["1400", "gso gro"] && shown[0][2].starts_with("aes-256-gcm "), "{text}");
         assert_eq!(shown[1][..2], ["1400", "-"], "{text}");
-        assert!(shown[2][2].starts_with("chacha20-poly1305"), "{text}");
+        assert!(shown[2][2].starts_with("chacha20-poly1305 "), "{text}");
     }
 }
