@@ -1,5 +1,6 @@
-//! What a further session costs a daemon: heap and resident bytes of a process with one node and its shard with 100 and with 1,000 sessions on which
-//! packets went both ways. All of them are whole nodes with real crypto, found each other over the ring, and are joined by pipes in virtual time.
+//! What a further session costs a daemon: heap and resident bytes of a process with one node and its shard, with a few and with many sessions on which
+//! packets went both ways. All nodes are whole ones with real crypto, found each other over the ring, and are joined by pipes in virtual time.
+//! `cargo bench -p annulus-core --bench sessions -- --sessions 1000` takes minutes.
 
 #[path = "../tests/counting/mod.rs"]
 mod counting;
@@ -22,8 +23,8 @@ use annulus_core::shard::table::Prefix;
 use annulus_core::shard::{Shard, ShardSettings};
 use annulus_core::time::{Instant, UnixTime};
 
-/// Nodes that send the hub packets; with `--bench`.
-const LEAVES: u32 = 1_000;
+/// Nodes that send the hub packets, unless `--sessions N` says otherwise.
+const LEAVES: u32 = 300;
 const WALL: UnixTime = UnixTime(1_800_000_000);
 /// A datagram is that long under way.
 const STEP: Duration = Duration::from_millis(10);
@@ -291,11 +292,9 @@ fn main() -> io::Result<()> {
         return hub();
     }
     // `cargo test --benches` wants to know that it runs, not what comes out.
-    let count = if std::env::args().any(|argument| argument == "--bench") {
-        std::env::var("LEAVES").map_or(LEAVES, |n| n.parse().expect("n"))
-    } else {
-        20
-    };
+    let default = if std::env::args().any(|argument| argument == "--bench") { LEAVES } else { 20 };
+    let wanted = std::env::args().skip_while(|argument| argument != "--sessions").nth(1);
+    let count = wanted.and_then(|number| number.parse().ok()).unwrap_or(default);
     let mut child = Command::new(std::env::current_exe()?).arg("--hub").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (to_hub, from_hub) = (child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?, child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
     let mut world = World {
@@ -314,7 +313,7 @@ fn main() -> io::Result<()> {
     child.wait()?;
     let further = after.peers.saturating_sub(before.peers).max(1);
     println!("                 sessions     heap, kB resident, kB");
-    for (name, report) in [("the first tenth", before), ("all", after)] {
+    for (name, report) in [("a tenth", before), ("all", after)] {
         println!("{name:<16} {:>8} {:>12} {:>12}", report.peers, report.heap / 1024, report.resident / 1024);
     }
     let [heap, resident] = [after.heap - before.heap, after.resident - before.resident].map(|bytes| bytes / further);
