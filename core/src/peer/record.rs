@@ -407,6 +407,9 @@ impl Peer {
     fn retire_sessions(&mut self, desk: &mut Desk<'_>) {
         let due: SmallVec<[SessionSlot; 4]> =
             self.sessions[1..].iter().filter(|slot| slot.retire_at.is_some_and(|at| at <= desk.now)).copied().collect();
+        if let Some(path) = self.second_path_in_use(&due, desk.now) {
+            desk.actions.push_back(PeerAction::DuplicateIdentity { peer: desk.id, node: self.node, path });
+        }
         for slot in due {
             if slot.heard + GRACE <= desk.now {
                 self.close_spare(slot.id, desk);
@@ -416,6 +419,17 @@ impl Peer {
                 kept.retire_at = Some(slot.heard + GRACE);
             }
         }
+    }
+
+    /// Where else the peer is heard, when it has seemed for long to be two daemons with a session each. `due` are sessions that could be closed by now.
+    fn second_path_in_use(&mut self, due: &[SessionSlot], now: Instant) -> Option<Path> {
+        if due.is_empty() {
+            return None;
+        }
+        let lately = |heard: Instant| heard + GRACE > now;
+        let other = self.paths.iter().find(|state| state.path != self.active && lately(state.heard)).map(|state| state.path);
+        let overlap = other.is_some() && lately(self.sessions[0].heard) && due.iter().any(|slot| lately(slot.heard));
+        self.rivals.note_overlap(overlap).then_some(other).flatten()
     }
 
     fn trim_sessions(&mut self, desk: &mut Desk<'_>) {
