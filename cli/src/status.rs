@@ -36,13 +36,19 @@ impl StatusArgs {
 
 fn overview(output: &Output, status: &Status) -> String {
     let mut text = format!(
-        "annulus {} ({}, process {}), up {}, listening on {}\n\n",
+        "annulus {} ({}, {}, TUN {}, process {}), up {}, listening on {}\n",
         status.version,
         status.runtime,
+        if status.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", status.workers) },
+        status.tun_backend.as_deref().unwrap_or("none"),
         status.pid,
         span(Duration::from_secs(status.uptime_s)),
         list(&status.listen)
     );
+    for fallback in &status.fallbacks {
+        text += &format!("{}: {fallback}\n", output.paint(Mood::Doubtful, "fallback"));
+    }
+    text.push('\n');
     text += &table(
         ["GROUP", "NODE", "ADDRESSES", "DEVICE", "RING", "STATE"],
         &[4],
@@ -92,7 +98,9 @@ fn path_table(peers: &[PeerStatus]) -> String {
     for peer in peers {
         let name = [peer.name.clone(), peer.node_id.chars().take(8).collect()];
         if peer.paths.is_empty() {
-            rows.push([name[0].clone(), name[1].clone(), "-".into(), "-".into(), "-".into(), "no".into(), "no path is known".into()]);
+            let [name, id] = name.clone();
+            let none = || "-".to_owned();
+            rows.push([name, id, none(), none(), none(), none(), none(), none(), "no".into(), "no path is known".into()]);
         }
         for path in &peer.paths {
             rows.push([
@@ -101,12 +109,25 @@ fn path_table(peers: &[PeerStatus]) -> String {
                 way(path),
                 path.rtt_ms.map_or_else(|| "-".into(), millis),
                 path.loss.map_or_else(|| "-".into(), |loss| format!("{:.1} %", loss * 100.0)),
+                path.mtu.to_string(),
+                offload(path).to_owned(),
+                path.cipher.clone(),
                 if path.active { "yes" } else { "no" }.into(),
                 path.reason.clone(),
             ]);
         }
     }
-    table(["PEER", "NODE ID", "PATH", "RTT", "LOSS", "ACTIVE", "REASON"], &[3, 4], rows)
+    table(["PEER", "NODE ID", "PATH", "RTT", "LOSS", "MTU", "OFFLOAD", "CIPHER", "ACTIVE", "REASON"], &[3, 4, 5], rows)
+}
+
+/// What the kernel does for the path.
+const fn offload(path: &PathStatus) -> &'static str {
+    match (path.gso, path.gro) {
+        (true, true) => "gso gro",
+        (true, false) => "gso",
+        (false, true) => "gro",
+        (false, false) => "-",
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +148,8 @@ mod tests {
     fn the_overview_shows_groups_peers_and_warnings() {
         let text = overview(&Output::new(true), &sample());
         for word in [
-            "annulus 0.1.0 (mio, process 4711), up 2 h",
+            "annulus 0.1.0 (mio, 2 workers, TUN vnet, process 4711), up 2 h",
+            "fallback: the kernel has no UDP segmentation offload on TUN",
             "laptop",
             "10.200.12.7",
             "connected",
@@ -145,5 +167,13 @@ mod tests {
         let text = path_table(&sample().peers);
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.contains("routed") && text.contains("0.5 %"), "{text}");
+        let mut lines = text.lines();
+        let header = lines.next().unwrap();
+        // Numbers end where their header ends, words begin where theirs begins.
+        let (mtu, offload, cipher) = (header.find("MTU").unwrap() + 3, header.find("OFFLOAD").unwrap(), header.find("CIPHER").unwrap());
+        let shown: Vec<[&str; 3]> = lines.map(|line| [&line[mtu - 4..mtu], line[offload..cipher].trim(), &line[cipher..]]).collect();
+        assert!(shown[0][..2] == ["1400", "gso gro"] && shown[0][2].starts_with("aes-256-gcm "), "{text}");
+        assert_eq!(shown[1][..2], ["1400", "-"], "{text}");
+        assert!(shown[2][2].starts_with("chacha20-poly1305 "), "{text}");
     }
 }

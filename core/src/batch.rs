@@ -1,11 +1,15 @@
 //! A batch of packets in one caller-owned buffer: what crosses between drivers and shards.
 
-use crate::io::{Ecn, Path, Verdict};
+use crate::io::{Path, TrafficClass, Verdict};
+use crate::wire::packet::RELAY_HEADER_LEN;
 
 /// Bytes that must be free in front of an inner packet: relay header (4) and data header (8).
 pub const HEADROOM: usize = 12;
 /// Bytes that must be free behind an inner packet: the AEAD tag.
 pub const TAILROOM: usize = 16;
+/// Bytes by which the headroom of a packet may reach into the tailroom of the packet before it: the place of the relay header, which few packets get.
+/// So close together, sealed packets lie back to back, and the kernel copies a whole run of them at once.
+pub const OVERLAP: usize = RELAY_HEADER_LEN;
 
 /// One packet of a batch: where it lies in the buffer, where it came from, and what shall happen to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,8 +20,8 @@ pub struct Slot {
     pub len: u16,
     /// The path that a received datagram came in by; unset ([`Path::NONE`]) for packets from the host.
     pub from: Path,
-    /// The ECN bits of the outer header (received) or for it (to be sent).
-    pub ecn: Ecn,
+    /// The traffic class of the outer header (received) or for it (to be sent); a shard sets it when it seals.
+    pub class: TrafficClass,
     /// What the shard decided; shards touch only [`Verdict::Pending`] slots.
     pub verdict: Verdict,
 }
@@ -33,7 +37,8 @@ impl Slot {
 
 /// Packets in one buffer. Both parts are owned by the caller and reused for ever.
 ///
-/// Packets that are to be sealed have [`HEADROOM`] bytes free in front and [`TAILROOM`] behind; those regions must not overlap another slot.
+/// Packets that are to be sealed have [`HEADROOM`] bytes free in front and [`TAILROOM`] behind. Those regions must not overlap another slot, nor each other by
+/// more than [`OVERLAP`] bytes, and the slots lie in the buffer in order.
 #[derive(Debug)]
 pub struct Batch<'a> {
     /// The bytes.

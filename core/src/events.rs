@@ -17,8 +17,13 @@ pub enum Command {
     Resumed,
     /// Local addresses (with the UDP port) at which the host may be reached; replaces the earlier list.
     LocalAddresses(Vec<SocketAddr>),
-    /// A datagram was too large for the path to this address: the system says so, by its own interface or a router's message.
-    PathTooSmall(SocketAddr),
+    /// A datagram was too large for the path to an address: the system says so, by its own interface or a router's message.
+    PathTooSmall {
+        /// Where it was for.
+        remote: SocketAddr,
+        /// Its length in bytes, without UDP and IP header.
+        len: u16,
+    },
     /// Further addresses to bootstrap from.
     Bootstrap(Vec<SocketAddr>),
     /// A newer signed revocation list, as received.

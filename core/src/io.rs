@@ -66,6 +66,30 @@ pub struct RealmSlot(pub u8);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ecn(pub u8);
 
+/// The traffic class of an IP header, the whole byte: DSCP in the upper 6 bits (RFC 2474), ECN in the lower 2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficClass(pub u8);
+
+impl TrafficClass {
+    /// The ECN bits.
+    #[must_use]
+    pub const fn ecn(self) -> Ecn {
+        Ecn(self.0 & 0b11)
+    }
+
+    /// The differentiated services code point, 0 to 63.
+    #[must_use]
+    pub const fn dscp(self) -> u8 {
+        self.0 >> 2
+    }
+
+    /// The same code point with the ECN bits `ecn`.
+    #[must_use]
+    pub const fn with_ecn(self, ecn: Ecn) -> Self {
+        Self(self.0 & !0b11 | ecn.0 & 0b11)
+    }
+}
+
 /// What a shard decided about one slot. The bytes stay where they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
@@ -236,6 +260,8 @@ pub enum TimerKind {
     Certificate,
     /// A liveness probe or its answer is due.
     Probe,
+    /// A path's size is probed, or the answer to that is due.
+    PathSize,
     /// A quiet path needs a packet to keep its mapping open.
     KeepAlive,
     /// A request must be repeated or given up.

@@ -28,7 +28,7 @@
 //! use std::net::{IpAddr, SocketAddr};
 //! use std::time::Duration;
 //!
-//! use annulus_core::{batch::Slot, config::Config, events::Event, group::*, io::*, node::Node, pump::*, rng::Rng, shard::*, time::*};
+//! use annulus_core::{batch::Slot, config::Config, events::Event, group::*, io::*, node::Node, pump::*, rng::Rng, shard::*, time::*, worker::Parcel};
 //!
 //! /// A network and a host's surroundings in one: what is sent lies in a queue.
 //! #[derive(Default)]
@@ -68,7 +68,7 @@
 //!         for (to, mut bytes) in std::mem::take(&mut wire.0) {
 //!             let Some(target) = addresses.iter().position(|address| *address == to) else { continue };
 //!             let from = Endpoint::Udp { socket: 0, remote: addresses[at] };
-//!             let received = Received { start: 0, len: bytes.len(), stride: bytes.len(), from, ecn: Ecn(0) };
+//!             let received = Received { start: 0, len: bytes.len(), stride: bytes.len(), from, class: TrafficClass(0) };
 //!             let (pump, wire) = &mut hosts[target];
 //!             pump.datagrams(&mut scratch, &mut bytes, &[received], wire, now);
 //!         }
@@ -104,3 +104,4 @@ pub mod time;
 pub mod timers;
 pub mod vpn;
 pub mod wire;
+pub mod worker;

@@ -18,5 +18,6 @@ pub mod settings;
 pub mod signals;
 pub mod state;
 pub mod status;
+pub mod steering;
 pub mod supervise;
 pub mod udp;

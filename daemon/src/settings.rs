@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -39,9 +40,12 @@ pub struct Flags {
     /// How the TUN device is driven
     #[arg(long, env = "ANNULUS_TUN_BACKEND", value_enum, value_name = "BACKEND")]
     pub tun_backend: Option<TunBackend>,
-    /// Threads that carry packets
+    /// Threads that carry packets: 1 to 16, or auto for one per two cores, at most 4
     #[arg(long, env = "ANNULUS_WORKERS", value_name = "auto|N")]
     pub workers: Option<Workers>,
+    /// Whether the kernel may cut and merge packets for us, on sockets and TUN devices
+    #[arg(long, env = "ANNULUS_OFFLOAD", value_name = "true|false")]
+    pub offload: Option<bool>,
     /// Least level that is logged: error, warn, info, debug, trace, or a filter such as info,annulus_core=debug
     #[arg(long, env = "ANNULUS_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -72,6 +76,7 @@ impl Flags {
         add("--tun-name", self.tun_name.clone().map(Into::into));
         add("--tun-backend", self.tun_backend.and_then(|backend| backend.to_possible_value()).map(value_name));
         add("--workers", self.workers.map(|workers| workers.to_string().into()));
+        add("--offload", self.offload.map(|offload| offload.to_string().into()));
         add("--log-level", self.log_level.clone().map(Into::into));
         add("--log-format", self.log_format.and_then(|format| format.to_possible_value()).map(value_name));
         if self.adopt_state {
@@ -121,21 +126,39 @@ pub enum TunBackend {
     TunTap,
 }
 
+/// Workers of one daemon at most: each seals on lanes of its own, and a session has so many.
+pub const MAX_WORKERS: u8 = annulus_core::shard::LANES;
+
+/// Workers that [`Workers::Auto`] takes at most: 10 Gbit/s need no more, and each costs some MB.
+const MAX_AUTO_WORKERS: u8 = 4;
+
 /// How many threads carry packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "WorkersText")]
 pub enum Workers {
-    /// As many as are useful: one.
+    /// As many as this machine has use for: one per two cores, at most 4. A worker fills about two cores, for the kernel's part of the work is as large
+    /// as its own; with up to three cores a second one only takes time from the first.
     #[default]
     Auto,
-    /// So many.
-    Count(u8),
+    /// So many, 1 to [`MAX_WORKERS`].
+    Count(NonZeroU8),
+}
+
+impl Workers {
+    /// How many that are with so many cores: never more of themselves than there are cores.
+    #[must_use]
+    pub fn count(self, cores: usize) -> NonZeroU8 {
+        match self {
+            Self::Auto => NonZeroU8::new((cores / 2).clamp(1, usize::from(MAX_AUTO_WORKERS)) as u8).expect("clamped to at least 1"),
+            Self::Count(count) => count,
+        }
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum WorkersText {
-    Number(u8),
+    Number(i64),
     Text(String),
 }
 
@@ -161,12 +184,12 @@ impl core::fmt::Display for Workers {
 impl core::str::FromStr for Workers {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.parse()) {
-            ("auto", _) => Ok(Self::Auto),
-            // One thread runs control plane and packets; a larger number would promise what is not there.
-            (_, Ok(1u8)) => Ok(Self::Count(1)),
-            (_, Ok(2..)) => Err(format!("{text} workers are not supported by this version; use auto or 1")),
-            _ => Err(format!("`{text}` is neither auto nor a number of workers")),
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        match text.parse().map(NonZeroU8::new) {
+            Ok(Some(count)) if count.get() <= MAX_WORKERS => Ok(Self::Count(count)),
+            _ => Err(format!("`{text}` is neither auto nor a number of workers from 1 to {MAX_WORKERS}")),
         }
     }
 }
@@ -202,6 +225,10 @@ pub struct HostFile {
     pub tun_backend: Option<TunBackend>,
     /// See [`Flags::workers`].
     pub workers: Option<Workers>,
+    /// See [`Flags::offload`].
+    pub offload: Option<bool>,
+    /// Whether the DSCP of inner packets is copied to the outer header.
+    pub copy_dscp: Option<bool>,
     /// See [`Flags::log_level`].
     pub log_level: Option<String>,
     /// See [`Flags::log_format`].
@@ -231,6 +258,10 @@ pub struct Settings {
     pub tun_backend: TunBackend,
     /// Threads that carry packets.
     pub workers: Workers,
+    /// Whether the kernel may cut and merge packets for us.
+    pub offload: bool,
+    /// Whether the DSCP of inner packets is copied to the outer header.
+    pub copy_dscp: bool,
     /// The least level that is logged, or a filter.
     pub log_level: String,
     /// The form of the log.
@@ -313,6 +344,8 @@ impl Settings {
             tun_name,
             tun_backend: flags.tun_backend.or(file.tun_backend).unwrap_or_default(),
             workers: flags.workers.or(file.workers).unwrap_or_default(),
+            offload: flags.offload.or(file.offload).unwrap_or(true),
+            copy_dscp: file.copy_dscp.unwrap_or(true),
             log_level,
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             adopt_state: flags.adopt_state,
@@ -357,12 +390,13 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let (_dir, path) = file("listen = \"192.0.2.1:7\"\nlog_level = \"debug\"\nworkers = 1\n");
+        let (_dir, path) = file("listen = \"192.0.2.1:7\"\nlog_level = \"debug\"\nworkers = 2\noffload = false\n");
         let flags = Command::try_parse_from(["x", "--config", path.to_str().unwrap(), "--listen", "9"]).unwrap().flags;
         let settings = Settings::new(&flags).unwrap();
         assert_eq!(settings.listen, "[::]:9".parse().unwrap());
         assert_eq!(settings.log_level, "debug");
-        assert_eq!(settings.workers, Workers::Count(1));
+        assert_eq!(settings.workers.to_string(), "2");
+        assert!(!settings.offload && Settings::new(&Flags { offload: Some(true), ..flags }).unwrap().offload);
         assert_eq!(settings.tun_name, "annulus");
     }
 
@@ -377,7 +411,7 @@ mod tests {
 
     #[test]
     fn flags_survive_as_a_command_line() {
-        let line = "x --config /a --instance b --state-dir /c --control-socket /d --listen [::1]:5 --tun-name e --tun-backend tun-tap --workers 1 --log-level debug --log-format json --adopt-state";
+        let line = "x --config /a --instance b --state-dir /c --control-socket /d --listen [::1]:5 --tun-name e --tun-backend tun-tap --workers 3 --offload false --log-level debug --log-format json --adopt-state";
         let flags = Command::try_parse_from(line.split(' ')).unwrap().flags;
         let again: Vec<OsString> = flags.to_arguments();
         assert_eq!(again, line.split(' ').skip(1).map(OsString::from).collect::<Vec<_>>());
@@ -405,9 +439,22 @@ mod tests {
         let (_dir, path) = file("\ntun_name = \"a/b\"\n");
         let message = Settings::new(&Flags { config: Some(path), ..Flags::default() }).unwrap_err().to_string();
         assert!(message.contains("annulus.toml:2: tun_name:"), "{message}");
-        let (_dir, path) = file("workers = 4\n");
+        let (_dir, path) = file("workers = 17\n");
         let message = Settings::new(&Flags { config: Some(path), ..Flags::default() }).unwrap_err().to_string();
-        assert!(message.contains("annulus.toml:1: workers: 4 workers are not supported"), "{message}");
+        assert!(message.contains("annulus.toml:1: workers: `17` is neither auto nor a number of workers from 1 to 16"), "{message}");
+    }
+
+    #[test]
+    fn workers_are_auto_or_one_to_sixteen() {
+        for (text, cores, count) in [("auto", 1, 1), ("auto", 3, 1), ("auto", 4, 2), ("auto", 64, 4), ("1", 64, 1), ("16", 2, 16)] {
+            assert_eq!(text.parse::<Workers>().unwrap().count(cores).get(), count, "{text} with {cores} cores");
+        }
+        for text in ["0", "17", "-1", "256", "two", ""] {
+            let message = text.parse::<Workers>().unwrap_err();
+            assert!(message.contains("from 1 to 16"), "{message}");
+        }
+        let flags = Command::try_parse_from(["x", "--workers", "0"]).err().unwrap().to_string();
+        assert!(flags.contains("--workers") && flags.contains("from 1 to 16"), "{flags}");
     }
 
     #[test]
@@ -424,6 +471,8 @@ mod tests {
         let file = document.content;
         assert!(file.state_dir.is_some() && file.control_socket.is_some() && file.control_group.is_some() && file.groups_dir.is_some());
         assert!(file.listen.is_some() && file.tun_name.is_some() && file.tun_backend.is_some() && file.workers.is_some());
+        assert_eq!(file.offload, Some(true));
+        assert_eq!(file.copy_dscp, Some(true));
         assert!(file.log_level.is_some() && file.log_format.is_some());
         config::parse::<HostFile>(Path::new("example"), EXAMPLE.to_owned()).unwrap();
     }

@@ -17,6 +17,12 @@ pub struct Status {
     pub uptime_s: u64,
     /// The UDP addresses that it listens on.
     pub listen: Vec<SocketAddr>,
+    /// How many threads carry packets.
+    pub workers: u8,
+    /// How the TUN devices are driven: `vnet` or `tun-tap`; `None` without a device.
+    pub tun_backend: Option<String>,
+    /// What of the data path is not at its best on this host and why, in words.
+    pub fallbacks: Vec<String>,
     /// One entry per group.
     pub groups: Vec<GroupStatus>,
     /// The peers of all groups.
@@ -46,7 +52,8 @@ pub struct GroupStatus {
     pub certificate_not_after: u64,
     /// What somebody should look at, in words.
     pub warnings: Vec<String>,
-    /// How many packets were dropped, by reason; reasons without a drop are left out.
+    /// How many packets were dropped, by reason or place; those without a drop are left out. `udp_receive_queue`, `udp_send`, `tun_write` and
+    /// `tun_queue` are what was lost between the kernel and the daemon; the first two are of the whole daemon and stand in its first group.
     pub drops: std::collections::BTreeMap<String, u64>,
 }
 
@@ -94,6 +101,12 @@ pub struct PathStatus {
     pub reason: String,
     /// Largest inner packet in bytes that it carries.
     pub mtu: u16,
+    /// Whether many datagrams leave in one system call: the kernel cuts what is sent (UDP_SEGMENT). Of a relayed path, on the way to the relay.
+    pub gso: bool,
+    /// Whether many datagrams arrive in one system call: the kernel merges what is received (UDP_GRO).
+    pub gro: bool,
+    /// The cipher of the packets on it: that of the session.
+    pub cipher: String,
 }
 
 /// Answer to `ping`.
@@ -171,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_fields_that_others_rely_on_are_there() {
-        for name in ["version", "groups", "peers"] {
+        for name in ["version", "workers", "tun_backend", "fallbacks", "groups", "peers"] {
             assert!(keys(&Status::default()).iter().any(|key| key == name), "{name}");
         }
         for name in ["name", "node_id", "node_name", "addresses", "connected", "ring_size_estimate", "warnings"] {
@@ -180,7 +193,7 @@ mod tests {
         for name in ["node_id", "name", "user", "addresses", "paths", "rx_bytes", "tx_bytes"] {
             assert!(keys(&PeerStatus::default()).iter().any(|key| key == name), "{name}");
         }
-        for name in ["kind", "via", "remote", "rtt_ms", "loss", "active", "reason"] {
+        for name in ["kind", "via", "remote", "rtt_ms", "loss", "active", "reason", "mtu", "gso", "gro", "cipher"] {
             assert!(keys(&PathStatus::default()).iter().any(|key| key == name), "{name}");
         }
     }

@@ -6,16 +6,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use annulus_core::batch::Slot;
-use annulus_core::io::{Ecn, Endpoint};
+use annulus_core::io::{Endpoint, TrafficClass};
 use annulus_core::pump::Received;
 use annulus_tun_bridge::sys::{self, RECEIVE_BATCH, ReceiveRing};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Datagrams in one send: 45 of usual size are just below 64 KB; kernels before 6.9 refuse more than 64.
-pub const MAX_SEGMENTS: usize = 45;
-/// Bytes in one send: what fits the length field of IPv4 beside IP and UDP header.
-pub const MAX_SEND: usize = 65_507;
+/// Datagrams in one send. Of full size 45 come near [`MAX_SEND`]; the bound is for small ones.
+pub const MAX_SEGMENTS: usize = 128;
+/// The same for kernels before 6.9, which refuse more: found out by the first send that has more.
+pub const MAX_SEGMENTS_OLD: usize = 64;
+/// Bytes in one send. With the headers of UDP, IPv6 and Ethernet they stay below the 65,536 from which on an interface leaves the cutting to software, packet
+/// by packet, half as fast on the whole.
+pub const MAX_SEND: usize = 65_440;
 /// Bytes kept for each message of a receive call where the kernel merges datagrams: as many as it ever merges.
 pub const GRO_STRIDE: usize = 65_536;
 /// Bytes kept for each datagram otherwise: a jumbo frame; we never send larger ones.
@@ -24,13 +27,19 @@ pub const PLAIN_STRIDE: usize = 9_216;
 pub const GSO_RETRY: Duration = Duration::from_secs(60);
 /// Destinations whose refusal is remembered. The oldest is forgotten first: it costs one failed call to find out again.
 pub const GSO_REFUSED: usize = 64;
+/// Bytes that a receive call should bring at most: 0.5 ms of work, for what waits elsewhere waits as long. As many messages are asked for as brought so
+/// much lately: eight merged ones of 64 KB, which stay in the CPU's cache, or the most that a call takes of single ones, which are merged over the whole call.
+const RECEIVE_BYTES: usize = 512 * 1024;
+/// Messages that a receive call asks for at least.
+const MIN_MESSAGES: usize = RECEIVE_BYTES / GRO_STRIDE;
 /// Errors taken off a socket (each from an ICMP message about some destination) within one receive call.
 const MAX_SOCKET_ERRORS: usize = 16;
 
 /// How a socket is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpOptions {
-    /// Bytes of the receive buffer: 8 MB are 7 ms at 10 Gbit/s, a long turn of the scheduler.
+    /// Bytes of the receive buffer: 4 MB are 3 ms at 10 Gbit/s, a turn of the scheduler. Measured with 2, 4 and 8 MB: one TCP stream is as fast with 4 as
+    /// with 8 and slower with 2, four are the faster the smaller it is. A small datagram takes 768 bytes of it, so a flood of them waits 25 ms at most.
     pub receive_buffer: usize,
     /// Bytes of the send buffer.
     pub send_buffer: usize,
@@ -44,7 +53,7 @@ pub struct UdpOptions {
 
 impl Default for UdpOptions {
     fn default() -> Self {
-        Self { receive_buffer: 8 << 20, send_buffer: 4 << 20, offload: true, reuse_port: false, mark: None }
+        Self { receive_buffer: 4 << 20, send_buffer: 4 << 20, offload: true, reuse_port: false, mark: None }
     }
 }
 
@@ -55,8 +64,8 @@ pub struct Sent {
     pub datagrams: usize,
     /// Datagrams that it did not take.
     pub dropped: usize,
-    /// Among the dropped ones, those larger than the interface's MTU.
-    pub too_big: usize,
+    /// Length in bytes of the smallest one that was larger than the interface or a router's message allows.
+    pub too_big: Option<u16>,
 }
 
 /// Counters since the start.
@@ -89,8 +98,14 @@ pub struct UdpSocket {
     number: u8,
     local: SocketAddr,
     ring: ReceiveRing,
+    /// How many messages the next receive call asks for.
+    messages: usize,
+    /// Whether the last one brought as many as it asked for.
+    filled: bool,
     gro: bool,
     gso: bool,
+    /// Datagrams that the kernel cuts one send into at most.
+    max_segments: usize,
     /// Destinations that get single datagrams, and since when.
     refused: Vec<(SocketAddr, Instant)>,
     stats: UdpStats,
@@ -116,7 +131,7 @@ impl UdpSocket {
         size_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer);
         size_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer);
         forbid_fragments(fd, address.is_ipv6())?;
-        receive_ecn(fd, address.is_ipv6());
+        receive_class(fd, address.is_ipv6());
         let gro = options.offload && sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         let gso = options.offload && sys::option(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
         socket.bind(&address.into())?;
@@ -126,8 +141,11 @@ impl UdpSocket {
             number,
             local,
             ring: ReceiveRing::new(),
+            messages: MIN_MESSAGES,
+            filled: false,
             gro,
             gso,
+            max_segments: MAX_SEGMENTS,
             refused: Vec::with_capacity(GSO_REFUSED),
             stats: UdpStats::default(),
         })
@@ -151,10 +169,27 @@ impl UdpSocket {
         self.gso && !self.refused.iter().any(|(refused, _)| *refused == to)
     }
 
+    /// Destinations that get single datagrams because the kernel refused to segment for them.
+    pub fn unsegmented(&self) -> impl Iterator<Item = SocketAddr> {
+        self.refused.iter().map(|(to, _)| *to)
+    }
+
+    /// Whether the kernel cuts what is sent, where nothing else is known of a destination.
+    #[must_use]
+    pub const fn segments(&self) -> bool {
+        self.gso
+    }
+
     /// Counters since the start.
     #[must_use]
     pub const fn stats(&self) -> UdpStats {
         self.stats
+    }
+
+    /// How many datagrams the kernel has dropped because the receive buffer was full; 0 where it does not say. A system call.
+    #[must_use]
+    pub fn receive_queue_drops(&self) -> u64 {
+        sys::receive_queue_drops(self.socket.as_fd()).map_or(0, u64::from)
     }
 
     /// Bytes of buffer with which [`receive`](Self::receive) can take `messages` messages.
@@ -163,18 +198,27 @@ impl UdpSocket {
         messages * self.stride()
     }
 
+    /// Whether the last [`receive`](Self::receive) brought as many messages as it asked for, so that there may be more.
+    #[must_use]
+    pub const fn was_filled(&self) -> bool {
+        self.filled
+    }
+
     const fn stride(&self) -> usize {
         if self.gro { GRO_STRIDE } else { PLAIN_STRIDE }
     }
 
-    /// Receives what is there, in one call: at most 64 messages and as many as `buf` has regions for (64 KB each where the kernel merges
-    /// datagrams, else 9 KB). `out` then holds exactly what was received. 0: nothing there.
+    /// Receives what is there, in one call: 8 to 64 messages, fewer the larger they have been, and no more than `buf` has regions for (64 KB each where
+    /// the kernel merges datagrams, else 9 KB). `out` then holds exactly what was received. 0: nothing there.
     ///
     /// # Errors
     /// `InvalidInput` if `buf` is smaller than one region. Otherwise the socket is broken. What ICMP says of some destination is no error here.
     pub fn receive(&mut self, buf: &mut [u8], out: &mut Vec<Received>) -> io::Result<usize> {
         out.clear();
+        self.filled = false;
         let stride = self.stride();
+        let asked = self.messages.min(buf.len() / stride);
+        let buf = &mut buf[..asked * stride];
         let mut errors = 0;
         let count = loop {
             self.stats.receive_calls += 1;
@@ -186,6 +230,8 @@ impl UdpSocket {
             }
         };
         debug_assert!(count <= RECEIVE_BATCH);
+        self.filled = count == asked;
+        let before = self.stats.receive_bytes;
         for index in 0..count {
             let message = self.ring.message(index);
             let (Some(from), false, 1..) = (message.from, message.truncated, message.len) else {
@@ -198,14 +244,24 @@ impl UdpSocket {
                 len: message.len,
                 stride: message.segment.map_or(message.len, |segment| segment.min(message.len)),
                 from: Endpoint::Udp { socket: self.number, remote: from },
-                ecn: Ecn(message.ecn),
+                class: TrafficClass(message.class),
             });
         }
         self.stats.receive_messages += out.len() as u64;
+        self.adapt(self.stats.receive_bytes - before);
         Ok(out.len())
     }
 
-    /// Sends the slots' bytes as one datagram each. Neighbours of equal length and ECN (the last may be shorter) leave in one call, gathered
+    /// Asks for more messages next time if these were small and there may be more of them, for fewer if they were much.
+    fn adapt(&mut self, bytes: u64) {
+        if bytes > RECEIVE_BYTES as u64 {
+            self.messages = (self.messages / 2).max(MIN_MESSAGES);
+        } else if self.filled && bytes < RECEIVE_BYTES as u64 / 2 {
+            self.messages = (self.messages * 2).min(RECEIVE_BATCH);
+        }
+    }
+
+    /// Sends the slots' bytes as one datagram each. Neighbours of equal length and traffic class (the last may be shorter) leave in one call, gathered
     /// from where they lie.
     ///
     /// # Errors
@@ -215,10 +271,11 @@ impl UdpSocket {
         let mut rest = slots;
         let gso = self.may_segment(to);
         while !rest.is_empty() {
-            let count = if gso && self.gso(to) { group(rest) } else { 1 };
+            let count = if gso && self.gso(to) { group(rest, self.max_segments) } else { 1 };
             let (batch, after) = rest.split_at(count);
-            self.send_group(to, buf, batch, &mut sent)?;
-            rest = after;
+            if self.send_group(to, buf, batch, &mut sent)? {
+                rest = after;
+            }
         }
         self.stats.send_datagrams += sent.datagrams as u64;
         self.stats.send_dropped += sent.dropped as u64;
@@ -231,40 +288,47 @@ impl UdpSocket {
     /// As [`send`](Self::send).
     pub fn send_one(&mut self, to: SocketAddr, datagram: &[u8]) -> io::Result<Sent> {
         let Ok(len) = u16::try_from(datagram.len()) else {
-            return Ok(Sent { dropped: 1, too_big: 1, ..Sent::default() });
+            return Ok(Sent { dropped: 1, too_big: Some(u16::MAX), ..Sent::default() });
         };
         self.send(to, datagram, &[Slot { len, ..Slot::default() }])
     }
 
-    /// Sends one group, in one call if the kernel segments, else one by one.
-    fn send_group(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<()> {
+    /// Sends one group, in one call if the kernel segments, else one by one; `false`: nothing yet, for it was too many for this kernel.
+    fn send_group(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<bool> {
         if batch.len() > 1 {
             match self.send_call(to, buf, batch) {
                 Ok(()) => {
                     sent.datagrams += batch.len();
-                    return Ok(());
+                    return Ok(true);
                 }
-                Err(error) if !is_refusal(&error) => return count_drop(error, batch.len(), sent),
+                Err(error) if !is_refusal(&error) => return count_drop(error, batch, sent).map(|()| true),
+                Err(_) if batch.len() > MAX_SEGMENTS_OLD && self.max_segments > MAX_SEGMENTS_OLD => {
+                    self.max_segments = MAX_SEGMENTS_OLD;
+                    return Ok(false);
+                }
                 Err(error) => {
-                    // Only if the datagrams pass singly was it the segmentation that the kernel did not want.
+                    // Only if one of full length passes singly was it the segmentation that the kernel did not want, and not the length.
                     let before = sent.datagrams;
-                    self.send_singly(to, buf, batch, sent)?;
-                    if sent.datagrams > before {
+                    let (first, others) = batch.split_at(1);
+                    self.send_singly(to, buf, first, sent)?;
+                    let passes = sent.datagrams > before;
+                    self.send_singly(to, buf, others, sent)?;
+                    if passes {
                         tracing::debug!(%to, %error, "the kernel does not segment for this destination; single datagrams for a minute");
                         self.refuse(to);
                     }
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
-        self.send_singly(to, buf, batch, sent)
+        self.send_singly(to, buf, batch, sent).map(|()| true)
     }
 
     fn send_singly(&mut self, to: SocketAddr, buf: &[u8], batch: &[Slot], sent: &mut Sent) -> io::Result<()> {
         for slot in batch {
             match self.send_call(to, buf, std::slice::from_ref(slot)) {
                 Ok(()) => sent.datagrams += 1,
-                Err(error) => count_drop(error, 1, sent)?,
+                Err(error) => count_drop(error, core::slice::from_ref(slot), sent)?,
             }
         }
         Ok(())
@@ -290,7 +354,7 @@ impl UdpSocket {
         self.stats.send_calls += 1;
         let mut errors = 0;
         loop {
-            match sys::send_datagrams(self.socket.as_fd(), &to, &parts[..used], segment, batch[0].ecn.0) {
+            match sys::send_datagrams(self.socket.as_fd(), &to, &parts[..used], segment, batch[0].class.0) {
                 Ok(bytes) => {
                     self.stats.send_bytes += bytes as u64;
                     return Ok(());
@@ -333,13 +397,13 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// How many of the first slots can leave in one call: equal length and ECN, the last may be shorter.
-fn group(slots: &[Slot]) -> usize {
+/// How many of the first slots, at most `most`, can leave in one call: equal length and traffic class, the last may be shorter.
+fn group(slots: &[Slot], most: usize) -> usize {
     let Some(first) = slots.first() else { return 0 };
     let (mut count, mut bytes) = (0, 0);
-    for slot in slots.iter().take(MAX_SEGMENTS) {
+    for slot in slots.iter().take(most) {
         bytes += usize::from(slot.len);
-        if slot.len > first.len || slot.ecn != first.ecn || slot.len == 0 || bytes > MAX_SEND {
+        if slot.len > first.len || slot.class != first.class || slot.len == 0 || bytes > MAX_SEND {
             break;
         }
         count += 1;
@@ -371,7 +435,7 @@ fn forbid_fragments(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 }
 
 /// Asks for the traffic class of received datagrams. Without it congestion marks are not seen, nothing else.
-fn receive_ecn(fd: BorrowedFd<'_>, v6: bool) {
+fn receive_class(fd: BorrowedFd<'_>, v6: bool) {
     let result = if v6 {
         sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)
     } else {
@@ -405,13 +469,13 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Counts datagrams as dropped, unless the socket itself is broken.
-fn count_drop(error: io::Error, datagrams: usize, sent: &mut Sent) -> io::Result<()> {
+fn count_drop(error: io::Error, datagrams: &[Slot], sent: &mut Sent) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT) | None => return Err(error),
-        Some(libc::EMSGSIZE) => sent.too_big += datagrams,
+        Some(libc::EMSGSIZE) => sent.too_big = datagrams.iter().map(|slot| slot.len).chain(sent.too_big).min(),
         _ => {}
     }
-    sent.dropped += datagrams;
+    sent.dropped += datagrams.len();
     Ok(())
 }
 
@@ -424,24 +488,26 @@ mod tests {
         (bind(1), bind(2))
     }
 
-    fn receive_all(socket: &mut UdpSocket, bytes: usize) -> Vec<(Vec<u8>, Ecn)> {
+    fn receive_all(socket: &mut UdpSocket, bytes: usize) -> Vec<(Vec<u8>, TrafficClass)> {
         let mut buf = vec![0; socket.buffer_for(8)];
         let (mut out, mut datagrams) = (Vec::new(), Vec::new());
         let end = Instant::now() + Duration::from_secs(5);
-        while datagrams.iter().map(|(datagram, _): &(Vec<u8>, Ecn)| datagram.len()).sum::<usize>() < bytes && Instant::now() < end {
+        while datagrams.iter().map(|(datagram, _): &(Vec<u8>, TrafficClass)| datagram.len()).sum::<usize>() < bytes && Instant::now() < end
+        {
             socket.receive(&mut buf, &mut out).unwrap();
             for received in &out {
                 let whole = &buf[received.start..received.start + received.len];
-                datagrams.extend(whole.chunks(received.stride).map(|datagram| (datagram.to_vec(), received.ecn)));
+                datagrams.extend(whole.chunks(received.stride).map(|datagram| (datagram.to_vec(), received.class)));
             }
         }
         datagrams
     }
 
     /// `count` slots of `len` bytes, `gap` apart, the last one 100 bytes shorter.
-    fn slots(count: usize, len: u16, gap: u32, ecn: u8) -> (Vec<u8>, Vec<Slot>) {
-        let mut slots: Vec<_> =
-            (0..count as u32).map(|i| Slot { start: i * (u32::from(len) + gap), len, ecn: Ecn(ecn), ..Slot::default() }).collect();
+    fn slots(count: usize, len: u16, gap: u32, class: u8) -> (Vec<u8>, Vec<Slot>) {
+        let mut slots: Vec<_> = (0..count as u32)
+            .map(|i| Slot { start: i * (u32::from(len) + gap), len, class: TrafficClass(class), ..Slot::default() })
+            .collect();
         slots.last_mut().unwrap().len -= 100;
         let buf = (0..count * (usize::from(len) + gap as usize)).map(|i| (i / 3) as u8).collect();
         (buf, slots)
@@ -450,14 +516,14 @@ mod tests {
     fn everything_arrives(address: &str, options: UdpOptions) -> (UdpStats, UdpStats) {
         let (mut a, mut b) = pair(address, options);
         let to = b.local_address();
-        for (gap, ecn) in [(0, 0), (4, 2), (28, 3)] {
-            let (buf, slots) = slots(64, 1424, gap, ecn);
-            assert_eq!(a.send(to, &buf, &slots).unwrap(), Sent { datagrams: 64, dropped: 0, too_big: 0 });
+        for (gap, class) in [(0, 0), (4, 0xb8 | 2), (28, 3)] {
+            let (buf, slots) = slots(64, 1424, gap, class);
+            assert_eq!(a.send(to, &buf, &slots).unwrap(), Sent { datagrams: 64, dropped: 0, too_big: None });
             let datagrams = receive_all(&mut b, 64 * 1424 - 100);
             assert_eq!(datagrams.len(), 64);
             for (slot, (datagram, seen)) in slots.iter().zip(&datagrams) {
                 assert!(buf[slot.range()] == datagram[..]);
-                assert_eq!(seen.0, ecn);
+                assert_eq!(seen.0, class);
             }
         }
         (a.stats(), b.stats())
@@ -527,19 +593,19 @@ mod tests {
     #[test]
     fn a_datagram_beyond_the_largest_is_counted_not_sent() {
         let (mut a, b) = pair("127.0.0.1:0", UdpOptions::default());
-        assert_eq!(a.send_one(b.local_address(), &[0; 65_535]).unwrap(), Sent { datagrams: 0, dropped: 1, too_big: 1 });
+        assert_eq!(a.send_one(b.local_address(), &[0; 65_535]).unwrap(), Sent { datagrams: 0, dropped: 1, too_big: Some(u16::MAX) });
         assert!(a.gso == a.gso(b.local_address()));
     }
 
     #[test]
     fn groups_end_at_a_shorter_datagram_another_mark_and_the_limit() {
-        let slot = |len, ecn| Slot { len, ecn: Ecn(ecn), ..Slot::default() };
-        assert_eq!(group(&[slot(100, 0), slot(100, 0), slot(50, 0), slot(50, 0)]), 3);
-        assert_eq!(group(&[slot(50, 0), slot(100, 0)]), 1);
-        assert_eq!(group(&[slot(100, 0), slot(100, 1)]), 1);
-        assert_eq!(group(&[slot(1424, 0); 64]), 45);
-        assert_eq!(group(&[slot(9000, 0); 64]), 7);
-        assert_eq!(group(&[slot(0, 0), slot(0, 0)]), 1);
+        let slot = |len, class| Slot { len, class: TrafficClass(class), ..Slot::default() };
+        assert_eq!(group(&[slot(100, 0), slot(100, 0), slot(50, 0), slot(50, 0)], 64), 3);
+        assert_eq!(group(&[slot(50, 0), slot(100, 0)], 64), 1);
+        assert_eq!(group(&[slot(100, 0), slot(100, 1)], 64), 1);
+        assert_eq!(group(&[slot(1424, 0); 64], 64), 45);
+        assert_eq!(group(&[slot(9000, 0); 64], 64), 7);
+        assert_eq!(group(&[slot(0, 0), slot(0, 0)], 64), 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use annulus_sim::core::batch::{HEADROOM, Slot, TAILROOM};
 use annulus_sim::core::config::CryptoMode;
 use annulus_sim::core::events::{Command, Event};
 use annulus_sim::core::id::NodeId;
-use annulus_sim::core::io::{Ecn, Endpoint, RealmSlot, ShardId};
+use annulus_sim::core::io::{Endpoint, RealmSlot, ShardId, TrafficClass};
 use annulus_sim::core::node::Node;
 use annulus_sim::core::pump::{Pump, Received, Scratch};
 use annulus_sim::core::shard::{Shard, ShardSettings};
@@ -167,7 +167,8 @@ impl Story {
         let datagrams: Vec<Vec<u8>> = datagrams.into_iter().filter(|bytes| !bytes.is_empty()).collect();
         let Some(stride) = datagrams.first().map(Vec::len) else { return };
         let mut buf = datagrams.concat();
-        let received = Received { start: 0, len: buf.len(), stride, from: Endpoint::Udp { socket: 0, remote: from }, ecn: Ecn(buf[0] & 3) };
+        let received =
+            Received { start: 0, len: buf.len(), stride, from: Endpoint::Udp { socket: 0, remote: from }, class: TrafficClass(buf[0]) };
         let bound = self.bound(&datagrams);
         // What is due anyway is no answer.
         self.step(scratch, |_, _, _| {});
@@ -348,8 +349,13 @@ impl Story {
                 if self.log.len() < MAX_LOG {
                     self.log.push(bytes);
                 }
-                let received =
-                    Received { start: 0, len: buf.len(), stride: buf.len(), from: Endpoint::Udp { socket: 0, remote: from }, ecn: Ecn(0) };
+                let received = Received {
+                    start: 0,
+                    len: buf.len(),
+                    stride: buf.len(),
+                    from: Endpoint::Udp { socket: 0, remote: from },
+                    class: TrafficClass(0),
+                };
                 let effects = self.feed(scratch, |story, scratch, effects| {
                     story.pump.datagrams(scratch, &mut buf, &[received], effects, story.now);
                 });
@@ -398,7 +404,7 @@ mod tests {
         for bytes in story.members[0].mail() {
             let mut buf = bytes;
             let from = Endpoint::Udp { socket: 0, remote: story.members[0].address };
-            let received = Received { start: 0, len: buf.len(), stride: buf.len(), from, ecn: Ecn(0) };
+            let received = Received { start: 0, len: buf.len(), stride: buf.len(), from, class: TrafficClass(0) };
             let effects = story.feed(&mut scratch, |story, scratch, effects| {
                 story.pump.datagrams(scratch, &mut buf, &[received], effects, story.now);
             });

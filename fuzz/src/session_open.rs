@@ -9,7 +9,7 @@ use annulus_core::batch::{Batch, HEADROOM, Slot, TAILROOM};
 use annulus_core::config::CryptoMode;
 use annulus_core::crypto::Cipher;
 use annulus_core::group::{Authority, Identity, Parameters, Profile, Trust};
-use annulus_core::io::{DropReason, Ecn, Endpoint, Path, RealmSlot, ShardId, Verdict};
+use annulus_core::io::{DropReason, Endpoint, Path, RealmSlot, ShardId, TrafficClass, Verdict};
 use annulus_core::paths::PathTable;
 use annulus_core::rng::Rng;
 use annulus_core::session::{Origin, SessionEvent, SessionSettings, Sessions};
@@ -279,7 +279,7 @@ impl DataPair {
                 _ => {
                     if let Some(mut bytes) = self.logs[from].forged(input) {
                         let forged = bytes.clone();
-                        let (verdict, _) = self.open(1 - from, &mut bytes, Ecn(0));
+                        let (verdict, _) = self.open(1 - from, &mut bytes, TrafficClass(0));
                         assert_ne!(verdict, Verdict::Deliver, "opened: {forged:02x?}");
                     }
                 }
@@ -299,8 +299,8 @@ impl DataPair {
         (slot.verdict, buf[slot.range()].to_vec())
     }
 
-    fn open(&mut self, to: usize, bytes: &mut Vec<u8>, ecn: Ecn) -> (Verdict, Slot) {
-        let mut slot = Slot { start: 0, len: bytes.len() as u16, from: self.paths[0], ecn, verdict: Verdict::Pending };
+    fn open(&mut self, to: usize, bytes: &mut Vec<u8>, class: TrafficClass) -> (Verdict, Slot) {
+        let mut slot = Slot { start: 0, len: bytes.len() as u16, from: self.paths[0], class, verdict: Verdict::Pending };
         self.shards[to].open(&mut Batch { buf: bytes, slots: core::slice::from_mut(&mut slot) }, self.now);
         assert_ne!(slot.verdict, Verdict::Pending);
         assert!(slot.range().end <= bytes.len());
@@ -332,7 +332,7 @@ impl DataPair {
 
     fn deliver(&mut self, from: usize, input: &mut Input<'_>) {
         let at = input.below(self.logs[from].sealed.len());
-        let outer = Ecn(input.u8() & 3);
+        let outer = TrafficClass(input.u8());
         let expected = self.logs[from].expected(at, DATA_WINDOW);
         let (_, mut bytes, packet) = self.logs[from].sealed[at].clone();
         let (verdict, slot) = self.open(1 - from, &mut bytes, outer);
@@ -359,7 +359,7 @@ impl DataPair {
         let packet = ip::packet(source, address(1 - from, false), ip::UDP, 0, input.chunk());
         if let (Verdict::Transmit(_), mut bytes) = self.seal_packet(from, &packet) {
             self.logs[from].count += 1;
-            let (verdict, _) = self.open(1 - from, &mut bytes, Ecn(0));
+            let (verdict, _) = self.open(1 - from, &mut bytes, TrafficClass(0));
             assert!(matches!(verdict, Verdict::Drop(DropReason::SpoofedSource | DropReason::UnknownIndex)), "{verdict:?}");
             self.logs[from].newest = self.logs[from].newest.max(self.logs[from].count);
         }

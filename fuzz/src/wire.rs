@@ -104,15 +104,15 @@ fn ip(bytes: &[u8]) {
     let Ok(header) = IpHeader::parse(bytes) else { return };
     assert!(usize::from(header.payload) <= bytes.len());
     assert!(header.source.is_ipv4() == header.destination.is_ipv4());
-    let _ = (header.flow(), header.dscp(), is_local_scope(header.destination));
+    let _ = (header.flow(), header.class.dscp(), is_local_scope(header.destination));
     let v4_header = usize::from(bytes[0] & 0x0f) * 4;
     let was_right = header.version() == 4 && checksum(&bytes[..v4_header]) == 0xffff;
     for outer in 0..4 {
-        let Some(ecn) = combine_ecn(header.ecn(), Ecn(outer)) else { continue };
+        let Some(ecn) = combine_ecn(header.class.ecn(), Ecn(outer)) else { continue };
         let mut marked = bytes.to_vec();
         set_ecn(&mut marked, ecn);
         let again = IpHeader::parse(&marked).expect("a mark leaves the header's form alone");
-        assert_eq!(again, IpHeader { traffic_class: header.traffic_class & 0xfc | ecn.0, ..header });
+        assert_eq!(again, IpHeader { class: header.class.with_ecn(ecn), ..header });
         assert!(!was_right || checksum(&marked[..v4_header]) == 0xffff, "the checksum is mended: {bytes:02x?}");
     }
 }
@@ -121,12 +121,7 @@ fn link(bytes: &[u8]) {
     let Ok(message) = LinkMessage::parse(bytes) else { return };
     let payload = message.to_payload();
     assert_eq!(LinkMessage::parse(&payload), Ok(message));
-    if let LinkMessage::Ping { .. } = message {
-        // What stands in the padding is not kept.
-        assert_eq!((payload.len(), &payload[..9]), (bytes.len(), &bytes[..9]));
-    } else {
-        assert_eq!(&payload[..], bytes);
-    }
+    assert_eq!(&payload[..], bytes);
     assert_eq!(PayloadKind::from_byte(bytes[0]).byte(), bytes[0]);
 }
 

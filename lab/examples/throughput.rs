@@ -96,6 +96,7 @@ fn forward(args: &[String]) -> Result<()> {
         mtu: TUNNEL_MTU,
         backend: backend.parse::<Backend>().map_err(anyhow::Error::msg)?,
         queues: 1,
+        offload: true,
         addresses: vec![address.parse()?],
     };
     let mut tun = annulus_tun_bridge::open(&config)?.pop().context("one queue")?;

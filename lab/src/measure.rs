@@ -125,6 +125,7 @@ impl Echo {
     }
 }
 
+/// Whether an error tells what a router or the own system thinks of the last echo. One that was too large is cut the next time.
 fn is_unreachable(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
@@ -133,7 +134,7 @@ fn is_unreachable(error: &std::io::Error) -> bool {
             | ErrorKind::ConnectionRefused
             | ErrorKind::PermissionDenied
             | ErrorKind::AddrNotAvailable
-    ) || error.raw_os_error() == Some(libc::EPROTO)
+    ) || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::EMSGSIZE))
 }
 
 /// The internet checksum (RFC 1071).

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::task::{Context as TaskContext, Poll};
 
-use annulus_daemon::engine::{Engine, Plane, Token, Wait};
+use annulus_daemon::engine::{Driven, Token, Wait};
 use annulus_daemon::exit::Exit;
 use annulus_daemon::settings::Flags;
 use anyhow::Context;
@@ -20,36 +20,35 @@ use tokio::time::timeout;
 /// # Errors
 /// A [`Failure`](annulus_daemon::exit::Failure) that knows its exit code, or what the system says.
 pub fn run(flags: &Flags) -> anyhow::Result<Exit> {
-    let mut engine = annulus_daemon::launch::start(flags, "tokio")?;
-    drive(&mut engine)
+    annulus_daemon::launch::run(flags, "tokio", drive)
 }
 
-/// Waits for an engine until it has ended.
+/// Waits for a daemon, or one of its workers, until it has ended.
 ///
 /// # Errors
 /// What the system says of the waiting itself.
-pub fn drive<P: Plane>(engine: &mut Engine<P>) -> anyhow::Result<Exit> {
+pub fn drive(driven: &mut dyn Driven) -> anyhow::Result<Exit> {
     // One thread: it reads a packet, seals it and sends it, and nothing is handed over to another one.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().context("cannot make an event queue")?;
-    runtime.block_on(serve(engine))
+    runtime.block_on(serve(driven))
 }
 
 type Watched = (Token, AsyncFd<OwnedFd>);
 type Guard<'a> = (Token, AsyncFdReadyGuard<'a, OwnedFd>);
 
-async fn serve<P: Plane>(engine: &mut Engine<P>) -> anyhow::Result<Exit> {
+async fn serve(driven: &mut dyn Driven) -> anyhow::Result<Exit> {
     let mut watched: Vec<Watched> = Vec::new();
-    for (token, descriptor) in engine.sources().context("cannot watch sockets and devices")? {
+    for (token, descriptor) in driven.sources().context("cannot watch sockets and devices")? {
         watched.push((token, watch(descriptor).context("cannot watch a socket or device")?));
     }
     let mut guards: Vec<Guard<'_>> = Vec::with_capacity(watched.len());
     loop {
         for (token, _) in &guards {
-            engine.readable(*token);
+            driven.readable(*token);
         }
-        let wait = engine.turn();
+        let wait = driven.turn();
         for (token, mut guard) in guards.drain(..) {
-            if engine.is_readable(token) { guard.retain_ready() } else { guard.clear_ready() }
+            if driven.is_readable(token) { guard.retain_ready() } else { guard.clear_ready() }
         }
         match wait {
             Wait::Ended(exit) => return Ok(exit),

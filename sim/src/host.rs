@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 
 use annulus_core::batch::{HEADROOM, Slot, TAILROOM};
 use annulus_core::events::{Command, Event};
-use annulus_core::io::{Ecn, Endpoint, Path, RealmSlot, Verdict};
+use annulus_core::io::{Endpoint, Path, RealmSlot, TrafficClass, Verdict};
 use annulus_core::node::Node;
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
 use annulus_core::shard::Shard;
@@ -78,7 +78,7 @@ impl Host {
     /// Lets a datagram arrive.
     pub fn datagram(&mut self, from: SocketAddr, bytes: &mut [u8], scratch: &mut Scratch, effects: &mut Effects, now: Instant) {
         let from = Endpoint::Udp { socket: 0, remote: from };
-        let received = Received { start: 0, len: bytes.len(), stride: bytes.len().max(1), from, ecn: Ecn(0) };
+        let received = Received { start: 0, len: bytes.len(), stride: bytes.len().max(1), from, class: TrafficClass(0) };
         self.pump.datagrams(scratch, bytes, &[received], effects, now);
         self.settle(scratch, effects, now);
     }
@@ -87,7 +87,8 @@ impl Host {
     pub fn packet(&mut self, packet: &[u8], scratch: &mut Scratch, effects: &mut Effects, now: Instant) {
         let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
         buf[HEADROOM..HEADROOM + packet.len()].copy_from_slice(packet);
-        let mut slot = Slot { start: HEADROOM as u32, len: packet.len() as u16, from: Path::NONE, ecn: Ecn(0), verdict: Verdict::Pending };
+        let mut slot =
+            Slot { start: HEADROOM as u32, len: packet.len() as u16, from: Path::NONE, class: TrafficClass(0), verdict: Verdict::Pending };
         self.pump.packets(RealmSlot(0), scratch, &mut buf, core::slice::from_mut(&mut slot), effects, now);
         self.settle(scratch, effects, now);
     }

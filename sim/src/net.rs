@@ -30,6 +30,15 @@ pub enum Latency {
     },
 }
 
+/// How much the way between two hosts carries, and whether it says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Narrow {
+    /// Largest IP packet in bytes.
+    pub mtu: usize,
+    /// Whether the sender of a larger one is told by ICMP, and its system then refuses to send such; otherwise it vanishes without a word.
+    pub tells: bool,
+}
+
 /// The network's faults, per datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -12,13 +12,16 @@ use annulus_core::time::{Instant, UnixTime};
 use sha2::{Digest, Sha256};
 
 use crate::host::{Effects, Host};
-use crate::net::Network;
+use crate::net::{Narrow, Network};
 
 /// Wall-clock time at the start of each simulation: 2026-11-22 00:00 UTC.
 pub const WALL_START: UnixTime = UnixTime(1_795_305_600);
 
 /// UDP port of every simulated host.
 pub const PORT: u16 = 4242;
+
+/// Bytes of the IPv4 and UDP header around a datagram.
+const OUTER: usize = 28;
 
 /// Number of a host in its world.
 pub type HostId = u32;
@@ -34,8 +37,13 @@ struct Scheduled {
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    Arrive { from: SocketAddr, bytes: Vec<u8> },
+    Arrive {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
     Wake,
+    /// An ICMP message: the way to that host carries packets of so many bytes only.
+    TooBig(HostId, usize),
 }
 
 /// A simulated network with its hosts.
@@ -60,6 +68,14 @@ pub struct World {
     told: Vec<(HostId, Event)>,
     /// Datagrams sent to addresses that no host has.
     undeliverable: u64,
+    /// Ways that carry less than 1,500 bytes, by sender and receiver.
+    narrow: BTreeMap<(HostId, HostId), Narrow>,
+    /// What ICMP messages have told a host's system of the way to another: larger packets are refused.
+    learned: BTreeMap<(HostId, HostId), usize>,
+    /// Datagrams that did not fit their way.
+    too_big: u64,
+    /// Datagrams that a host's system has refused, to be told to its node: by whom, to whom, how long.
+    refused: Vec<(HostId, SocketAddr, u16)>,
 }
 
 impl World {
@@ -82,6 +98,10 @@ impl World {
             delivered: Vec::new(),
             told: Vec::new(),
             undeliverable: 0,
+            narrow: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            too_big: 0,
+            refused: Vec::new(),
         }
     }
 
@@ -149,6 +169,23 @@ impl World {
         self.undeliverable
     }
 
+    /// Makes the way between two hosts narrow in both directions, or as wide as others again; what ICMP messages have told of it is forgotten.
+    pub fn narrow(&mut self, one: HostId, other: HostId, narrow: Option<Narrow>) {
+        for way in [(one, other), (other, one)] {
+            self.learned.remove(&way);
+            match narrow {
+                Some(narrow) => self.narrow.insert(way, narrow),
+                None => self.narrow.remove(&way),
+            };
+        }
+    }
+
+    /// How many datagrams did not fit their way.
+    #[must_use]
+    pub const fn too_big(&self) -> u64 {
+        self.too_big
+    }
+
     /// Stops a host without a word.
     pub fn crash(&mut self, id: HostId) {
         self.hosts[id as usize].alive = false;
@@ -214,6 +251,10 @@ impl World {
                 note(&mut self.trace, self.now, event.host, &[0], 0);
                 host.settle(&mut self.scratch, &mut self.effects, self.now);
             }
+            What::TooBig(to, mtu) => {
+                self.learned.insert((event.host, to), mtu);
+                return;
+            }
             What::Arrive { from, mut bytes } => {
                 note(&mut self.trace, self.now, event.host, &bytes[..bytes.len().min(1)], bytes.len());
                 host.datagram(from, &mut bytes, &mut self.scratch, &mut self.effects, self.now);
@@ -225,22 +266,12 @@ impl World {
 
     /// Puts what a host just did into the network, and its next wake-up into the queue.
     fn carry(&mut self, id: HostId) {
-        let from = self.hosts[id as usize].address;
-        let mut datagrams = core::mem::take(&mut self.effects.datagrams);
-        for (to, bytes) in datagrams.drain(..) {
-            let Some(&host) = self.by_address.get(&to) else {
-                self.undeliverable += 1;
-                continue;
-            };
-            if self.broken.contains(&(id.min(host), id.max(host))) {
-                continue;
-            }
-            let (delays, copies) = self.network.carry(id, host, &mut self.rng);
-            for delay in &delays[..copies] {
-                self.schedule(self.now + *delay, host, What::Arrive { from, bytes: bytes.clone() });
-            }
+        self.transmit(id);
+        // As a daemon does: each refusal is an order to the node, which may send again. Sizes only shrink by it, so this ends.
+        while let Some((host, remote, len)) = self.refused.pop() {
+            self.hosts[host as usize].command(Command::PathTooSmall { remote, len }, &mut self.scratch, &mut self.effects, self.now);
+            self.transmit(host);
         }
-        self.effects.datagrams = datagrams;
         self.delivered.extend(self.effects.delivered.drain(..).map(|packet| (id, packet)));
         self.told.extend(self.effects.events.drain(..).map(|event| (id, event)));
         let host = &mut self.hosts[id as usize];
@@ -253,6 +284,41 @@ impl World {
                 self.schedule(at, id, What::Wake);
             }
         }
+    }
+
+    fn transmit(&mut self, id: HostId) {
+        let from = self.hosts[id as usize].address;
+        let mut datagrams = core::mem::take(&mut self.effects.datagrams);
+        for (to, bytes) in datagrams.drain(..) {
+            let Some(&host) = self.by_address.get(&to) else {
+                self.undeliverable += 1;
+                continue;
+            };
+            if self.broken.contains(&(id.min(host), id.max(host))) || self.is_too_big(id, host, to, bytes.len()) {
+                continue;
+            }
+            let (delays, copies) = self.network.carry(id, host, &mut self.rng);
+            for delay in &delays[..copies] {
+                self.schedule(self.now + *delay, host, What::Arrive { from, bytes: bytes.clone() });
+            }
+        }
+        self.effects.datagrams = datagrams;
+    }
+
+    /// Whether a datagram does not fit its way; lets its sender know as its system would.
+    fn is_too_big(&mut self, from: HostId, to: HostId, remote: SocketAddr, len: usize) -> bool {
+        let (way, packet) = ((from, to), len + OUTER);
+        if self.learned.get(&way).is_some_and(|mtu| packet > *mtu) {
+            self.refused.push((from, remote, len as u16));
+            return true;
+        }
+        let Some(narrow) = self.narrow.get(&way).copied().filter(|narrow| packet > narrow.mtu) else { return false };
+        self.too_big += 1;
+        if narrow.tells {
+            let at = self.now + self.network.one_way(from, to);
+            self.schedule(at, from, What::TooBig(to, narrow.mtu));
+        }
+        true
     }
 
     fn schedule(&mut self, at: Instant, host: HostId, what: What) {

@@ -1,41 +1,17 @@
 //! IP over simulated rings: nothing is lost, doubled or changed while keys are renewed, hosts move and neighbours die.
 
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+mod common;
+
+use core::net::{Ipv6Addr, SocketAddr};
 use core::time::Duration;
 
 use annulus_sim::core::events::{Command, Event};
 use annulus_sim::core::rng::Rng;
 use annulus_sim::core::time::UnixTime;
-use annulus_sim::net::{Latency, Network};
+use annulus_sim::net::Network;
 use annulus_sim::scenario::{Group, master};
 use annulus_sim::world::{HostId, WALL_START, World};
-
-/// A world of `nodes` members that all begin with host 0, after they have joined and have addresses.
-fn joined(nodes: u32, network: Network) -> (World, Group, Vec<Ipv6Addr>) {
-    let rng: Rng = master(11);
-    let mut world = World::new(network, &rng);
-    let mut group = Group::new(&rng).expect("a group can be made");
-    for id in 0..nodes {
-        let bootstrap = if id == 0 { Vec::new() } else { vec![World::address_of(0)] };
-        let start = world.now();
-        let host = group.host(id, group.config(bootstrap), start).expect("a member can be made");
-        world.add(host, start);
-    }
-    world.run(Duration::from_secs(10));
-    let addresses = (0..nodes).map(|id| ipv6_of(&world, id)).collect();
-    world.take_delivered();
-    (world, group, addresses)
-}
-
-fn quiet() -> Network {
-    Network { latency: Latency::Constant { ms: 20 }, ..Network::default() }
-}
-
-fn ipv6_of(world: &World, id: HostId) -> Ipv6Addr {
-    let addresses = world.hosts()[id as usize].node().status(world.now()).addresses;
-    let found = addresses.into_iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None });
-    found.expect("every member has an IPv6 address")
-}
+use common::{joined, quiet};
 
 /// An IPv6 packet with a UDP datagram (checksum left to the reader: hosts are not asked to check it) that carries `number`.
 fn packet(from: Ipv6Addr, to: Ipv6Addr, number: u32) -> Vec<u8> {

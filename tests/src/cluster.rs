@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use annulus_daemon::status::{PeerStatus, Status};
 use annulus_lab::{Attached, Daemon, Group, Internet, Member, command};
+use annulus_tun_bridge::Cidr;
+use annulus_tun_bridge::netlink::Route;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
@@ -104,6 +106,11 @@ impl Cluster {
     #[must_use]
     pub fn seed(&self) -> Vec<SocketAddr> {
         self.seed.into_iter().collect()
+    }
+
+    /// Lets the members that are made from now on bootstrap here.
+    pub const fn set_seed(&mut self, seed: SocketAddr) {
+        self.seed = Some(seed);
     }
 
     /// A new member on a new host; its daemon is not started yet.
@@ -280,6 +287,23 @@ impl Node {
     pub const fn runtime(&self) -> Runtime {
         self.runtime
     }
+}
+
+/// Takes away the way between two hosts, as a firewall between them would: only a third one reaches both.
+///
+/// # Errors
+/// What the kernel says.
+pub fn separate(one: &Attached, other: &Attached) -> Result<()> {
+    for (host, far) in [(one, other), (other, one)] {
+        for target in [IpAddr::from(far.ipv4()), far.ipv6().into()] {
+            // What a host that does not forward receives for somebody else is lost.
+            host.netlink(move |netlink| {
+                let loopback = netlink.existing_link("lo")?.index;
+                netlink.add_route(&Route::link(Cidr::host(target), loopback))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// The entry of a peer in a daemon's status.

@@ -3,11 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use annulus_lab::{Attached, Test, run_tests};
-use annulus_tests::cluster::{Cluster, Node, Outside, Runtime};
+use annulus_lab::{Test, run_tests};
+use annulus_tests::cluster::{Cluster, Node, Outside, Runtime, separate};
 use annulus_tests::traffic::{ping, tcp_send, udp_exchange};
-use annulus_tun_bridge::Cidr;
-use annulus_tun_bridge::netlink::Route;
 use anyhow::{Context, Result, ensure};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_annulus-under-test");
@@ -80,20 +78,6 @@ fn full_packets(one: &Node, one_addresses: &[IpAddr], other: &Node, other_addres
             ping(&from.host, *address, FULL)?;
             udp_exchange(&from.host, &to.host, *address, FULL - 48 - 1)?;
             tcp_send(&from.host, &to.host, *address, 200_000)?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes away the way between two hosts, as a firewall between them would: only a third one reaches both.
-fn separate(one: &Attached, other: &Attached) -> Result<()> {
-    for (host, far) in [(one, other), (other, one)] {
-        for target in [IpAddr::from(far.ipv4()), far.ipv6().into()] {
-            // What a host that does not forward receives for somebody else is lost.
-            host.netlink(move |netlink| {
-                let loopback = netlink.existing_link("lo")?.index;
-                netlink.add_route(&Route::link(Cidr::host(target), loopback))
-            })?;
         }
     }
     Ok(())

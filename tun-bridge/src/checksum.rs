@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071) over long payloads: sums in native byte order, folded once at the end.
 
-pub(crate) use crate::sys::checksum_sum as sum;
+pub(crate) use crate::sys::{checksum_copy as copy, checksum_sum as sum};
 
 /// Bytes summed per round of the vectorised loop: eight 32-bit lanes.
 const ROUND: usize = 32;
@@ -19,15 +19,36 @@ pub(crate) fn sum_portable(bytes: &[u8], initial: u64) -> u64 {
             *lane += u64::from(u32::from_ne_bytes(*word));
         }
     }
-    let mut total = initial + lanes.iter().sum::<u64>();
-    let (words, odd) = rest.as_chunks::<2>();
+    sum_short(rest, initial + lanes.iter().sum::<u64>())
+}
+
+/// Adds a few bytes to `total`.
+#[inline(always)]
+fn sum_short(bytes: &[u8], mut total: u64) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
     for word in words {
-        total += u64::from(u16::from_ne_bytes(*word));
+        total += u64::from(u32::from_ne_bytes(*word));
     }
-    if let [last] = odd {
-        total += u64::from(u16::from_ne_bytes([*last, 0]));
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    total + u64::from(u32::from_ne_bytes(last))
+}
+
+/// Copies `from` to `to`, which is as long, and adds it to `initial`: one pass instead of two.
+#[inline(always)]
+pub(crate) fn copy_portable(to: &mut [u8], from: &[u8], initial: u64) -> u64 {
+    let mut lanes = [0u64; ROUND / 4];
+    let (rounds, rest) = from.as_chunks::<ROUND>();
+    let (places, room) = to.as_chunks_mut::<ROUND>();
+    for (round, place) in rounds.iter().zip(places) {
+        *place = *round;
+        let (words, _) = round.as_chunks::<4>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
     }
-    total
+    room.copy_from_slice(rest);
+    sum_short(rest, initial + lanes.iter().sum::<u64>())
 }
 
 /// The same compiled for AVX2: half the time of the baseline's 128-bit vectors.
@@ -35,6 +56,13 @@ pub(crate) fn sum_portable(bytes: &[u8], initial: u64) -> u64 {
 #[target_feature(enable = "avx2")]
 pub(crate) fn sum_avx2(bytes: &[u8], initial: u64) -> u64 {
     sum_portable(bytes, initial)
+}
+
+/// [`copy_portable`] compiled for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+pub(crate) fn copy_avx2(to: &mut [u8], from: &[u8], initial: u64) -> u64 {
+    copy_portable(to, from, initial)
 }
 
 /// Folds a sum into 16 bits with end-around carry. Store the result with `to_ne_bytes`; complement it for a checksum field.
@@ -79,6 +107,12 @@ mod tests {
             let part = &bytes[..length];
             assert_eq!(fold(sum(part, 0)).to_ne_bytes(), slow(part).to_be_bytes(), "{length}");
             assert_eq!(fold(sum_portable(part, 0)), fold(sum(part, 0)), "{length}");
+            let mut place = vec![0; length];
+            assert_eq!(fold(copy(&mut place, part, 0)), fold(sum(part, 0)), "{length}");
+            assert!(place == part);
+            place.fill(0);
+            assert_eq!(fold(copy_portable(&mut place, part, 7)), fold(sum(part, 7)), "{length}");
+            assert!(place == part);
         }
     }
 

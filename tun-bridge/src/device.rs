@@ -18,8 +18,8 @@ pub const DEVICE_PATH: &str = "/dev/net/tun";
 pub trait Tun: AsFd + AsRawFd + Send + fmt::Debug {
     /// Reads packets from the host until there are none, or `slots` or `buf` are full; returns the number of slots filled.
     ///
-    /// Each packet has [`HEADROOM`](annulus_core::batch::HEADROOM) bytes free in front and [`TAILROOM`](annulus_core::batch::TAILROOM) behind, lies
-    /// behind the packet before it, and is complete: super-packets are split, checksums filled in. The packets of one super-packet are equally
+    /// Each packet has [`HEADROOM`](annulus_core::batch::HEADROOM) bytes free in front and [`TAILROOM`](annulus_core::batch::TAILROOM) behind, which overlap by
+    /// [`OVERLAP`](annulus_core::batch::OVERLAP) bytes so that sealed packets lie back to back; it lies behind the packet before it, and is complete: super-packets are split, checksums filled in. The packets of one super-packet are equally
     /// far apart. What does not fit is kept and comes first at the next call, so with an edge-triggered poll: call until 0.
     ///
     /// # Errors
@@ -74,6 +74,8 @@ pub struct TunFeatures {
 pub struct TunStats {
     /// Reads, including those that found nothing.
     pub reads: u64,
+    /// Receive calls that left the device empty: the next one is not worth a system call before the device becomes readable again.
+    pub emptied: u64,
     /// Writes.
     pub writes: u64,
     /// Packets from the host, after splitting.
@@ -122,13 +124,15 @@ pub struct TunConfig {
     pub backend: Backend,
     /// Queues, at least 1. More than one needs the virtio backend.
     pub queues: u8,
+    /// Let the host leave segmentation and checksums to us, if it can.
+    pub offload: bool,
     /// Addresses for [`HostChanges::configure`](crate::host::HostChanges::configure) to put on it.
     pub addresses: Vec<Cidr>,
 }
 
 impl Default for TunConfig {
     fn default() -> Self {
-        Self { name: "annulus%d".into(), mtu: TUNNEL_MTU, backend: Backend::Auto, queues: 1, addresses: Vec::new() }
+        Self { name: "annulus%d".into(), mtu: TUNNEL_MTU, backend: Backend::Auto, queues: 1, offload: true, addresses: Vec::new() }
     }
 }
 
@@ -202,7 +206,7 @@ pub(crate) fn open_device() -> Result<std::fs::File, Unavailable> {
     })
 }
 
-/// Opens a TUN device with as many queues as asked for. Addresses, MTU and routes are set by [`HostChanges`](crate::host::HostChanges).
+/// Opens a TUN device with as many queues as asked for; [`Backend::Auto`] gives one where the host refuses several. Addresses, MTU and routes are set by [`HostChanges`](crate::host::HostChanges).
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -218,8 +222,11 @@ pub fn open(config: &TunConfig) -> Result<Vec<Box<dyn Tun>>, OpenError> {
     if config.backend != Backend::TunTap {
         match vnet::open(config) {
             Ok(queues) => return Ok(queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Tun>).collect()),
-            // EINVAL: the kernel does not know the virtio header.
-            Err(error) if config.backend == Backend::Auto && config.queues == 1 && error.raw_os_error() == Some(libc::EINVAL) => {
+            // EINVAL: the kernel knows no queues, or no virtio header.
+            Err(error) if config.backend == Backend::Auto && error.raw_os_error() == Some(libc::EINVAL) => {
+                if config.queues > 1 {
+                    return open(&TunConfig { queues: 1, ..config.clone() });
+                }
                 tracing::warn!(%error, "the kernel refuses segmentation offload on TUN devices; falling back to one packet per call");
             }
             Err(error) => return Err(refused(error)),
@@ -246,9 +253,8 @@ impl<'a> Placer<'a> {
 
     /// Room for a packet of up to `longest` bytes, if a slot and that much buffer are left.
     pub(crate) fn room(&mut self, longest: usize) -> Option<&mut [u8]> {
-        use annulus_core::batch::{HEADROOM, TAILROOM};
-        let start = self.end + HEADROOM;
-        if self.count == self.slots.len() || start + longest + TAILROOM > self.buf.len() {
+        let start = self.start();
+        if self.count == self.slots.len() || longest > self.largest() {
             return None;
         }
         Some(&mut self.buf[start..start + longest])
@@ -256,26 +262,24 @@ impl<'a> Placer<'a> {
 
     /// Bytes that a packet could have at most.
     pub(crate) const fn largest(&self) -> usize {
-        self.buf.len().saturating_sub(self.end + annulus_core::batch::HEADROOM + annulus_core::batch::TAILROOM)
+        use annulus_core::batch::{OVERLAP, TAILROOM};
+        // What is spread for relay headers needs room for them.
+        self.buf.len().saturating_sub(self.start() + TAILROOM + OVERLAP * (self.count + 1))
+    }
+
+    /// Where the next packet begins.
+    const fn start(&self) -> usize {
+        use annulus_core::batch::{HEADROOM, OVERLAP};
+        if self.count == 0 { HEADROOM } else { self.end + HEADROOM - OVERLAP }
     }
 
     /// The room given last now holds a packet of `len` bytes.
     #[expect(clippy::cast_possible_truncation, reason = "batch buffers are below 4 GB, packets below 64 KB")]
-    pub(crate) fn placed(&mut self, len: usize, ecn: u8) {
-        use annulus_core::batch::{HEADROOM, TAILROOM};
-        let start = self.end + HEADROOM;
-        self.slots[self.count] = Slot { start: start as u32, len: len as u16, ecn: annulus_core::io::Ecn(ecn), ..Slot::default() };
+    pub(crate) fn placed(&mut self, len: usize) {
+        let start = self.start();
+        self.slots[self.count] = Slot { start: start as u32, len: len as u16, ..Slot::default() };
         self.count += 1;
-        self.end = start + len + TAILROOM;
-    }
-}
-
-/// The ECN bits of an IP packet; 0 if it is none.
-pub(crate) fn ecn_of(packet: &[u8]) -> u8 {
-    match packet {
-        [first, second, ..] if first >> 4 == 6 => (second >> 4) & 3,
-        [_, second, ..] => second & 3,
-        _ => 0,
+        self.end = start + len + annulus_core::batch::TAILROOM;
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`Tun`]: a device that gives and takes IP packets in batches; [`open`] makes one, [`mem::pair`] one for tests.
 //! - [`netlink`]: links, addresses and routes without calling `ip`; [`netlink::Monitor`] for changes.
 //! - [`host`]: applies a device's addresses, MTU and routes, keeps a journal, and undoes everything, even after a kill.
+//! - [`offload`]: splitting and merging apart from a device.
 //! - [`sys`]: the only unsafe code of the workspace.
 
 #![deny(unsafe_code)]
@@ -14,6 +15,7 @@ pub mod host;
 pub mod mem;
 mod merge;
 pub mod netlink;
+pub mod offload;
 mod plain;
 mod split;
 #[allow(unsafe_code)]

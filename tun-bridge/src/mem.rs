@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use annulus_core::batch::Slot;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::device::{Placer, ecn_of, no_room};
+use crate::device::{Placer, no_room};
 use crate::{Sent, Tun, TunFeatures, TunStats};
 
 /// Packets in each direction: as long as a real device's transmit queue. What does not fit is dropped by the sender, as there.
@@ -64,6 +64,17 @@ pub fn pair(name: &str, mtu: u16) -> io::Result<(MemTun, MemHost)> {
     Ok((MemTun { name: name.into(), mtu, from_host, to_host, ready, stats: TunStats::default() }, host))
 }
 
+impl MemTun {
+    /// A further queue of the same device: the host takes what it delivers as well, and gives it nothing, as a kernel may that puts all flows elsewhere.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn further_queue(&self) -> io::Result<Self> {
+        let (queue, _) = pair(&self.name, self.mtu)?;
+        Ok(Self { to_host: Arc::clone(&self.to_host), ..queue })
+    }
+}
+
 impl MemHost {
     /// Gives an IP packet to the device; false if its queue is full.
     #[must_use]
@@ -98,9 +109,10 @@ impl Tun for MemTun {
                 break;
             };
             room.copy_from_slice(packet);
-            placer.placed(packet.len(), ecn_of(packet));
+            placer.placed(packet.len());
             packets.pop_front();
         }
+        self.stats.emptied += u64::from(packets.is_empty());
         self.stats.packets_in += placer.count as u64;
         Ok(placer.count)
     }

@@ -42,6 +42,8 @@ struct Run {
     fixed_id: Option<bool>,
     /// Place of the super-packet's front, if it is one.
     front: u32,
+    /// The only packet of its flow in the batch, or of no flow: it is written before all that is not.
+    sparse: bool,
 }
 
 /// What the headers say of a packet that may be merged; `mergeable` is false for all others.
@@ -75,6 +77,8 @@ pub(crate) struct Merger {
     /// The newest run of a flow.
     flows: Box<[u32; FLOWS]>,
     fronts: Vec<Front>,
+    /// Whether there are both sparse runs and others, and none that must keep its place.
+    sorted: bool,
 }
 
 /// What is merged at all: what the device has been told that it may be given.
@@ -86,10 +90,11 @@ pub(crate) struct Allowed {
 
 impl Merger {
     pub(crate) fn new() -> Self {
-        Self { runs: Vec::new(), chain: Vec::new(), flows: Box::new([NONE; FLOWS]), fronts: Vec::new() }
+        Self { runs: Vec::new(), chain: Vec::new(), flows: Box::new([NONE; FLOWS]), fronts: Vec::new(), sorted: false }
     }
 
-    /// Groups the packets into runs, in the order of the first packet of each; the packets of a flow keep their order.
+    /// Groups the packets into runs, in the order of the first packet of each; the packets of a flow keep their order. Runs of a single packet that is
+    /// alone of its flow are written first: an echo does not wait until a megabyte of a stream has been written that came with it.
     #[expect(clippy::cast_possible_truncation, reason = "a batch has far less than 2^32 slots")]
     pub(crate) fn plan(&mut self, buf: &[u8], slots: &[Slot], allowed: Allowed) {
         self.runs.clear();
@@ -97,25 +102,44 @@ impl Merger {
         self.chain.clear();
         self.chain.resize(slots.len(), NONE);
         self.flows.fill(NONE);
+        let mut movable = true;
         for (index, slot) in slots.iter().enumerate() {
             let packet = &buf[slot.range()];
             let shape = shape(packet, allowed);
+            let mut alone = true;
             if shape.place == NONE {
                 if is_fragment_or_opaque(packet) {
                     // It may belong to any flow: nothing after it may be written before it.
                     self.flows.fill(NONE);
+                    movable = false;
                 }
             } else {
                 let open = self.flows[shape.place as usize];
-                if open != NONE && self.join(open as usize, index as u32, buf, slots, shape) {
-                    continue;
+                if open != NONE {
+                    self.runs[open as usize].sparse = false;
+                    if self.join(open as usize, index as u32, buf, slots, shape) {
+                        continue;
+                    }
                 }
+                alone = open == NONE;
                 self.flows[shape.place as usize] = self.runs.len() as u32;
             }
             let (index, total) = (index as u32, u32::from(slot.len));
             let closed = !shape.mergeable || (shape.protocol == TCP && shape.flags & (FIN | PSH) != 0);
-            self.runs.push(Run { first: index, last: index, count: 1, total, shape, closed, verified: false, fixed_id: None, front: NONE });
+            self.runs.push(Run {
+                first: index,
+                last: index,
+                count: 1,
+                total,
+                shape,
+                closed,
+                verified: false,
+                fixed_id: None,
+                front: NONE,
+                sparse: alone,
+            });
         }
+        self.sorted = movable && self.runs.iter().any(|run| run.sparse) && !self.runs.iter().all(|run| run.sparse);
         for index in 0..self.runs.len() {
             if self.runs[index].count > 1 {
                 self.runs[index].front = self.fronts.len() as u32;
@@ -171,7 +195,8 @@ impl Merger {
         const PLAIN: [u8; virtio::LEN] = [0; virtio::LEN];
         let mut parts = [IoSlice::new(&PLAIN); MAX_RUN + 1];
         let (mut written, mut refused) = (0, 0);
-        for run in &self.runs {
+        let first = self.runs.iter().filter(|run| self.sorted && run.sparse);
+        for run in first.chain(self.runs.iter().filter(|run| !(self.sorted && run.sparse))) {
             let count = run.count as usize;
             if let Some(front) = self.fronts.get(run.front as usize) {
                 let header = usize::from(run.shape.header);

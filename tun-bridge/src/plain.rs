@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use annulus_core::batch::Slot;
 use tun_tap::{Iface, Mode};
 
-use crate::device::{Placer, ecn_of, no_room};
+use crate::device::{Placer, no_room};
 use crate::{Sent, Tun, TunConfig, TunFeatures, TunStats, sys};
 
 /// A TUN device of the `tun-tap` crate.
@@ -35,11 +35,11 @@ impl Tun for PlainTun {
             self.stats.reads += 1;
             match self.iface.recv(room) {
                 Ok(len) if matches!(room.first().map(|byte| byte >> 4), Some(4 | 6)) && len >= 20 => {
-                    let ecn = ecn_of(room);
-                    placer.placed(len, ecn);
+                    placer.placed(len);
                 }
                 Ok(_) => self.stats.malformed += 1,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stats.emptied += 1;
                     self.stats.packets_in += placer.count as u64;
                     return Ok(placer.count);
                 }

@@ -1,6 +1,7 @@
 //! Cutting the super-packets of a TUN device into packets as the wire wants them, one segment at a time.
 
-use crate::checksum::{fold, pseudo_header, sum};
+use crate::checksum::{copy, fold, pseudo_header, sum};
+use crate::device::Placer;
 use crate::virtio::{GSO_ECN, GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, Header, NEEDS_CHECKSUM};
 
 /// Protocol number of TCP.
@@ -37,6 +38,8 @@ pub(crate) struct Split {
     id: u16,
     /// Sum of the pseudo header without its length.
     pseudo: u64,
+    /// Sum of an IPv4 header without what differs between segments: length, ID and checksum.
+    ip_sum: u64,
     /// Payload bytes already cut off.
     done: usize,
     /// Segments already cut off.
@@ -64,7 +67,21 @@ impl Split {
     }
 
     const fn whole(len: usize, v6: bool) -> Self {
-        Self { len, header: 0, segment: len, transport: 0, protocol: 0, v6, sequence: 0, id: 0, pseudo: 0, done: 0, index: 0, whole: true }
+        Self {
+            len,
+            header: 0,
+            segment: len,
+            transport: 0,
+            protocol: 0,
+            v6,
+            sequence: 0,
+            id: 0,
+            pseudo: 0,
+            ip_sum: 0,
+            done: 0,
+            index: 0,
+            whole: true,
+        }
     }
 
     fn cut(header: &Header, packet: &[u8], v6: bool) -> Result<Self, Malformed> {
@@ -97,6 +114,23 @@ impl Split {
         if own < fixed || packet.len() <= header_len || segment == 0 || header_len + segment > usize::from(u16::MAX) {
             return Err(Malformed);
         }
+        let pseudo = if header.flags & NEEDS_CHECKSUM == 0 {
+            pseudo_header(packet, v6, protocol, 0)
+        } else {
+            // The kernel has left the pseudo header's sum in the field. With a routing header only the kernel knows which address went into it.
+            let field = if protocol == TCP { 16 } else { 6 };
+            if usize::from(header.checksum_offset) != field {
+                return Err(Malformed);
+            }
+            let partial = u16::from_ne_bytes([packet[transport + field], packet[transport + field + 1]]);
+            // Less the length of the whole: ones' complement subtraction. The low 16 bits are what the kernel added.
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the sum of a length beyond 65,535 wraps as the kernel's 16-bit field does"
+            )]
+            let length = (packet.len() - transport) as u16;
+            u64::from(partial) + u64::from(!length.to_be())
+        };
         let sequence = if protocol == TCP { u32::from_be_bytes(*packet[transport + 4..].first_chunk().ok_or(Malformed)?) } else { 0 };
         Ok(Self {
             len: packet.len(),
@@ -107,7 +141,8 @@ impl Split {
             v6,
             sequence,
             id: u16::from_be_bytes([packet[4], packet[5]]),
-            pseudo: pseudo_header(packet, v6, protocol, 0),
+            pseudo,
+            ip_sum: if v6 { 0 } else { sum(&packet[12..transport], sum(&packet[6..10], sum(&packet[..2], 0))) },
             done: 0,
             index: 0,
             whole: false,
@@ -125,9 +160,15 @@ impl Split {
         if self.whole { self.index > 0 } else { self.done + self.header >= self.len }
     }
 
-    /// The ECN bits of the packet's IP header.
-    pub(crate) fn ecn(&self, packet: &[u8]) -> u8 {
-        if self.v6 { (packet[1] >> 4) & 3 } else { packet[1] & 3 }
+    /// Hands out packets until there is no more room; whether all of them are out.
+    pub(crate) fn place(&mut self, packet: &[u8], placer: &mut Placer<'_>) -> bool {
+        let longest = self.longest();
+        while !self.is_done() {
+            let Some(room) = placer.room(longest) else { return false };
+            let len = self.next(packet, room);
+            placer.placed(len);
+        }
+        true
     }
 
     /// Writes the next packet to the front of `out`, which has [`longest`](Self::longest) bytes at least, and returns its length. This is the one
@@ -144,25 +185,25 @@ impl Split {
         let out = &mut out[..len];
         let (head, payload) = out.split_at_mut(self.header);
         head.copy_from_slice(&packet[..self.header]);
-        payload.copy_from_slice(&packet[start..end]);
-        self.patch_ip(out);
-        self.patch_transport(out, end == self.len);
+        let payload_sum = copy(payload, &packet[start..end], 0);
+        self.patch_ip(head, len);
+        self.patch_transport(head, len, payload_sum, end == self.len);
         self.done = end - self.header;
         self.index = self.index.wrapping_add(1);
         len
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the constructor made sure that no segment is longer than 65,535 bytes")]
-    fn patch_ip(&self, out: &mut [u8]) {
-        let len = out.len() as u16;
+    fn patch_ip(&self, head: &mut [u8], len: usize) {
+        let len = len as u16;
         if self.v6 {
-            out[4..6].copy_from_slice(&(len - 40).to_be_bytes());
+            head[4..6].copy_from_slice(&(len - 40).to_be_bytes());
         } else {
-            out[2..4].copy_from_slice(&len.to_be_bytes());
-            out[4..6].copy_from_slice(&self.id.wrapping_add(self.index).to_be_bytes());
-            out[10..12].fill(0);
-            let checksum = !fold(sum(&out[..self.transport], 0));
-            out[10..12].copy_from_slice(&checksum.to_ne_bytes());
+            let id = self.id.wrapping_add(self.index);
+            head[2..4].copy_from_slice(&len.to_be_bytes());
+            head[4..6].copy_from_slice(&id.to_be_bytes());
+            let checksum = !fold(self.ip_sum + u64::from(len.to_be()) + u64::from(id.to_be()));
+            head[10..12].copy_from_slice(&checksum.to_ne_bytes());
         }
     }
 
@@ -170,9 +211,9 @@ impl Split {
         clippy::cast_possible_truncation,
         reason = "lengths and offsets in a packet are below 2^17, and the sequence number wraps at 2^32"
     )]
-    fn patch_transport(&self, out: &mut [u8], last: bool) {
-        let transport = &mut out[self.transport..];
-        let length = transport.len() as u16;
+    fn patch_transport(&self, head: &mut [u8], len: usize, payload_sum: u64, last: bool) {
+        let transport = &mut head[self.transport..];
+        let length = (len - self.transport) as u16;
         let field = if self.protocol == TCP {
             transport[4..8].copy_from_slice(&self.sequence.wrapping_add(self.done as u32).to_be_bytes());
             if !last {
@@ -187,7 +228,8 @@ impl Split {
             6
         };
         transport[field..field + 2].fill(0);
-        let mut checksum = !fold(sum(transport, self.pseudo + u64::from(length.to_be())));
+        // The headers have an even length, so the payload's sum counts as it is.
+        let mut checksum = !fold(sum(transport, payload_sum + self.pseudo + u64::from(length.to_be())));
         if checksum == 0 && self.protocol == UDP {
             // RFC 768: zero means "no checksum".
             checksum = u16::MAX;

@@ -71,6 +71,35 @@ pub fn tun_set_offload(fd: BorrowedFd<'_>, offloads: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) }).map(drop)
 }
 
+/// Takes the queue `fd` of a TUN device out of those that the host's packets are spread over. What is written to it still reaches the host.
+///
+/// # Errors
+/// `InvalidInput` (EINVAL) if it is no queue of a device with several.
+pub fn tun_detach_queue(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: `ifreq` is plain data for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel's field has 16 bits and so have all IFF flags")]
+    {
+        request.ifr_ifru.ifru_flags = libc::IFF_DETACH_QUEUE as libc::c_short;
+    }
+    // SAFETY: TUNSETQUEUE reads one `ifreq`, which outlives the call; the descriptor is open as long as `fd` is borrowed.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE, ptr::from_mut(&mut request)) }).map(drop)
+}
+
+/// Has the kernel pick among the sockets of one port (SO_REUSEPORT) by a classic BPF program. It is given a datagram from behind the UDP header on,
+/// and returns the number of a socket in the order in which they were bound.
+///
+/// # Errors
+/// `InvalidInput` (EINVAL) for a program that the kernel does not accept or a socket without SO_REUSEPORT, `ENOPROTOOPT` before Linux 4.5.
+pub fn attach_reuseport_program(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+    // SAFETY: the option value is a live `sock_fprog` whose `filter` points to `len` instructions; the kernel copies both and writes neither.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, ptr::from_ref(&program).cast(), size) }).map(drop)
+}
+
 /// The descriptor of a device of the `tun-tap` crate, which offers it as a number only.
 pub(crate) fn borrow_iface(iface: &tun_tap::Iface) -> BorrowedFd<'_> {
     // SAFETY: the interface owns an open file for as long as it lives, and so for as long as it is borrowed here.
@@ -96,6 +125,21 @@ pub fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int
     // SAFETY: value and length are live and the length says how much may be written.
     check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, ptr::from_mut(&mut value).cast(), &raw mut length) })?;
     Ok(value)
+}
+
+/// How many datagrams the kernel has dropped because the socket's receive buffer was full (or their checksum was wrong) since it was made, modulo
+/// 2^32 (`SO_MEMINFO`). Costs nothing until it is asked for.
+///
+/// # Errors
+/// What the kernel says; `ENOPROTOOPT` before Linux 4.12.
+pub fn receive_queue_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut values = [0u32; libc::SK_MEMINFO_DROPS as usize + 1];
+    let mut length = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: values and length are live and the length says how much may be written.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, ptr::from_mut(&mut values).cast(), &raw mut length)
+    })?;
+    Ok(values[libc::SK_MEMINFO_DROPS as usize])
 }
 
 /// A socket address in the kernel's form, and its length.
@@ -166,11 +210,11 @@ fn put_control<T>(control: &mut Control, used: usize, level: c_int, kind: c_int,
 }
 
 /// Sends the concatenation of `parts` to `to` in one call: one datagram, or, with `segment`, datagrams of that many bytes each (the last may be
-/// shorter) cut by the kernel (UDP_SEGMENT). `ecn` goes into the outer IP header.
+/// shorter) cut by the kernel (UDP_SEGMENT). `class` (DSCP and ECN) goes into the outer IP header.
 ///
 /// # Errors
 /// What the kernel says; `InvalidInput` for more than 1,024 parts.
-pub fn send_datagrams(fd: BorrowedFd<'_>, to: &SocketAddr, parts: &[IoSlice<'_>], segment: Option<u16>, ecn: u8) -> io::Result<usize> {
+pub fn send_datagrams(fd: BorrowedFd<'_>, to: &SocketAddr, parts: &[IoSlice<'_>], segment: Option<u16>, class: u8) -> io::Result<usize> {
     if parts.len() > 1024 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
@@ -180,9 +224,9 @@ pub fn send_datagrams(fd: BorrowedFd<'_>, to: &SocketAddr, parts: &[IoSlice<'_>]
     if let Some(segment) = segment {
         used = put_control(&mut control, used, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
     }
-    if ecn != 0 {
+    if class != 0 {
         let (level, kind) = if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
-        used = put_control(&mut control, used, level, kind, c_int::from(ecn & 3));
+        used = put_control(&mut control, used, level, kind, c_int::from(class));
     }
     // SAFETY: `msghdr` is plain data for which all zeroes is a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -217,8 +261,8 @@ pub struct ReceivedMessage {
     pub segment: Option<usize>,
     /// Who sent it; `None` for an address family that is not IP.
     pub from: Option<SocketAddr>,
-    /// The ECN bits of the outer header.
-    pub ecn: u8,
+    /// The traffic class (DSCP and ECN) of the outer header.
+    pub class: u8,
     /// Whether it did not fit its region: its end is lost.
     pub truncated: bool,
 }
@@ -298,14 +342,14 @@ impl ReceiveRing {
             len: header.msg_len as usize,
             segment: None,
             from: from_raw(&self.names[index]),
-            ecn: 0,
+            class: 0,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         };
         #[allow(clippy::unnecessary_cast, reason = "the field has 32 bits with musl")]
         let bytes = &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(CONTROL_LEN)];
         parse_controls(bytes, |level, kind, data| match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => message.segment = number(data).filter(|size| *size > 0),
-            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => message.ecn = traffic_class(data) & 3,
+            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => message.class = traffic_class(data),
             _ => {}
         });
         message
@@ -349,4 +393,18 @@ pub fn checksum_sum(bytes: &[u8], initial: u64) -> u64 {
         return unsafe { crate::checksum::sum_avx2(bytes, initial) };
     }
     crate::checksum::sum_portable(bytes, initial)
+}
+
+/// Copies `from` to `to` and returns [`checksum_sum`] of it, in one pass.
+///
+/// # Panics
+/// If they are not equally long.
+pub fn checksum_copy(to: &mut [u8], from: &[u8], initial: u64) -> u64 {
+    assert_eq!(to.len(), from.len(), "a copy is as long as what is copied");
+    #[cfg(target_arch = "x86_64")]
+    if from.len() >= 128 && std::is_x86_feature_detected!("avx2") {
+        // SAFETY: the CPU has AVX2, which is all that the function asks for.
+        return unsafe { crate::checksum::copy_avx2(to, from, initial) };
+    }
+    crate::checksum::copy_portable(to, from, initial)
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use annulus_core::batch::Slot;
-use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TUN, IFF_VNET_HDR};
+use libc::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TUN, IFF_TUN_EXCL, IFF_VNET_HDR};
 
 use crate::device::{Placer, no_room, open_device};
 use crate::merge::{Allowed, Merger};
@@ -35,6 +35,10 @@ const STAGING_LEN: usize = virtio::LEN + 65_536;
 #[derive(Debug)]
 pub(crate) struct VnetTun {
     file: File,
+    /// What is written to instead when the device has several queues: one that was detached. The kernel sends a flow to the queue where it saw the
+    /// flow's other direction written last, and so moves it between queues while packets wait in both; what a detached queue brings moves nothing,
+    /// and each flow stays where its hash puts it.
+    writer: Option<File>,
     name: String,
     mtu: u16,
     offloads: u32,
@@ -49,22 +53,37 @@ pub(crate) struct VnetTun {
 
 /// Opens all queues of a device.
 pub(crate) fn open(config: &TunConfig) -> io::Result<Vec<VnetTun>> {
-    let first = VnetTun::open(&config.name, config.mtu, config.queues > 1)?;
+    // Exclusively: with several queues a second program could join the device and take away a part of its packets.
+    let exclusive = if config.queues > 1 { IFF_TUN_EXCL } else { 0 };
+    let first = VnetTun::open(config, &config.name, exclusive)?;
     let mut queues = vec![first];
     while queues.len() < usize::from(config.queues) {
-        let next = queues[0].open_queue()?;
+        let next = VnetTun::open(config, &queues[0].name, 0)?;
         queues.push(next);
+    }
+    if queues.len() > 1 {
+        for queue in &mut queues {
+            let (writer, _) = attach(&queue.name, IFF_MULTI_QUEUE)?;
+            sys::tun_detach_queue(writer.as_fd())?;
+            queue.writer = Some(writer);
+        }
     }
     Ok(queues)
 }
 
+/// Opens one queue of a device, which is made if it is the first; returns its name too.
+fn attach(name: &str, flags: i32) -> io::Result<(File, String)> {
+    let file = open_device().map_err(|error| io::Error::other(error.to_string()))?;
+    let name = sys::tun_attach(file.as_fd(), name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | flags)?;
+    Ok((file, name))
+}
+
 impl VnetTun {
-    fn open(name: &str, mtu: u16, multi_queue: bool) -> io::Result<Self> {
-        let file = open_device().map_err(|error| io::Error::other(error.to_string()))?;
-        let queue_flag = if multi_queue { IFF_MULTI_QUEUE } else { 0 };
-        let name = sys::tun_attach(file.as_fd(), name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | queue_flag)?;
+    fn open(config: &TunConfig, name: &str, flags: i32) -> io::Result<Self> {
+        let multi_queue = config.queues > 1;
+        let (file, name) = attach(name, flags | if multi_queue { IFF_MULTI_QUEUE } else { 0 })?;
         let mut offloads = 0;
-        for wanted in OFFLOADS {
+        for wanted in OFFLOADS.into_iter().filter(|wanted| config.offload || *wanted == 0) {
             match sys::tun_set_offload(file.as_fd(), wanted) {
                 Ok(()) => {
                     offloads = wanted;
@@ -75,8 +94,9 @@ impl VnetTun {
         }
         Ok(Self {
             file,
+            writer: None,
             name,
-            mtu,
+            mtu: config.mtu,
             offloads,
             multi_queue,
             staging: vec![0; STAGING_LEN].into_boxed_slice(),
@@ -86,21 +106,11 @@ impl VnetTun {
         })
     }
 
-    /// Opens one more queue of the same device, which must have been opened for several.
-    fn open_queue(&self) -> io::Result<Self> {
-        Self::open(&self.name, self.mtu, true)
-    }
-
     /// Hands out packets of what is in `staging`; whether all of it is out.
     fn drain(&mut self, placer: &mut Placer<'_>) -> bool {
         let Some((split, end)) = &mut self.pending else { return true };
-        let packet = &self.staging[virtio::LEN..*end];
-        let ecn = split.ecn(packet);
-        let longest = split.longest();
-        while !split.is_done() {
-            let Some(room) = placer.room(longest) else { return false };
-            let len = split.next(packet, room);
-            placer.placed(len, ecn);
+        if !split.place(&self.staging[virtio::LEN..*end], placer) {
+            return false;
         }
         self.pending = None;
         true
@@ -112,7 +122,10 @@ impl VnetTun {
             self.stats.reads += 1;
             let end = match self.file.read(&mut self.staging) {
                 Ok(end) => end,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stats.emptied += 1;
+                    return Ok(false);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
@@ -150,7 +163,7 @@ impl Tun for VnetTun {
         self.merger.plan(buf, slots, self.allowed());
         let mut fatal = None;
         let mut uso_refused = false;
-        let (file, stats) = (&mut self.file, &mut self.stats);
+        let (file, stats) = (self.writer.as_mut().unwrap_or(&mut self.file), &mut self.stats);
         let (packets, dropped) = self.merger.write(buf, slots, |parts, count| {
             stats.writes += 1;
             match file.write_vectored(parts) {

@@ -22,6 +22,10 @@ const TESTS: &[Test] = &[
     ("a_fast_and_a_plain_device_understand_each_other", mixed_devices),
     ("nothing_is_lost_or_reordered_with_buffers_that_hold_few_packets", small_buffers),
     ("a_device_has_as_many_queues_as_asked_for", queues),
+    ("a_device_with_several_queues_is_not_shared_with_a_second_program", one_owner),
+    ("a_flow_stays_in_its_queue_whichever_queue_brings_its_answers", steady_queues),
+    ("a_flow_that_fills_its_queue_loses_and_delays_no_other", full_queue),
+    ("without_offload_the_host_gives_and_takes_single_packets", no_offload),
     ("a_name_that_is_taken_is_refused_with_a_reason", taken_name),
     ("addresses_mtu_and_routes_are_set_and_undone", changes_are_undone),
     ("changes_are_undone_at_the_next_start_after_a_kill", changes_are_recovered),
@@ -192,6 +196,122 @@ fn queues() -> Result<()> {
     Host::new("a")?.run(|| -> Result<()> {
         let queues = open(&TunConfig { queues: 3, ..config(1, Backend::Auto) })?;
         ensure!(queues.len() == 3 && queues.iter().all(|queue| queue.features().multi_queue && queue.name() == queues[0].name()));
+        Ok(())
+    })?
+}
+
+fn one_owner() -> Result<()> {
+    Host::new("a")?.run(|| -> Result<()> {
+        let several = TunConfig { queues: 2, ..config(1, Backend::Auto) };
+        let _first = open(&several)?;
+        let text = open(&several).err().context("the name is taken")?.to_string();
+        ensure!(text.contains("another program"), "{text}");
+        Ok(())
+    })?
+}
+
+/// Which queue the host's next UDP packet comes out of, with the packet.
+fn next_packet(queues: &mut [Box<dyn Tun>]) -> Result<(usize, Vec<u8>)> {
+    let (mut buf, mut slots) = (vec![0; 1 << 17], vec![Slot::default(); 64]);
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while std::time::Instant::now() < end {
+        for (index, queue) in queues.iter_mut().enumerate() {
+            let count = queue.recv(&mut buf, &mut slots)?;
+            if let Some(slot) = slots[..count].iter().find(|slot| buf[slot.range()][0] >> 4 == 4) {
+                return Ok((index, buf[slot.range()].to_vec()));
+            }
+        }
+    }
+    Err(anyhow!("the host sent nothing"))
+}
+
+fn steady_queues() -> Result<()> {
+    Host::new("a")?.run(|| -> Result<()> {
+        let config = TunConfig { queues: 2, ..config(1, Backend::Vnet) };
+        let mut queues = open(&config)?;
+        let folder = tempfile::tempdir()?;
+        HostChanges::begin(&folder.path().join("journal"))?.configure("vpn0", &config)?;
+        let mut used = [0; 2];
+        for _ in 0..16 {
+            let socket = UdpSocket::bind("10.77.0.1:0")?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            socket.send_to(b"question", "10.77.0.9:9000")?;
+            let (queue, question) = next_packet(&mut queues)?;
+            used[queue] += 1;
+            // The answer: addresses and ports change places, so the checksums stay right.
+            let mut answer = question.clone();
+            answer[12..16].copy_from_slice(&question[16..20]);
+            answer[16..20].copy_from_slice(&question[12..16]);
+            answer[20..22].copy_from_slice(&question[22..24]);
+            answer[22..24].copy_from_slice(&question[20..22]);
+            let slot = Slot { start: 0, len: answer.len() as u16, ..Slot::default() };
+            ensure!(queues[1 - queue].send(&answer, &[slot])?.packets == 1);
+            ensure!(socket.recv(&mut [0; 100])? == b"question".len(), "the host takes what the other queue brings");
+            socket.send_to(b"another", "10.77.0.9:9000")?;
+            ensure!(next_packet(&mut queues)?.0 == queue, "the answer has moved the flow to its queue");
+        }
+        ensure!(used[0] > 0 && used[1] > 0, "16 flows in one queue: {used:?}");
+        Ok(())
+    })?
+}
+
+/// A flood of one flow that nobody reads, then one datagram of each of many other flows: which of them come out.
+fn flood_and_others(queues: u8) -> Result<(usize, u64)> {
+    const OTHERS: usize = 32;
+    Host::new("a")?.run(move || -> Result<(usize, u64)> {
+        let config = TunConfig { queues, ..config(1, Backend::Vnet) };
+        let mut queues = open(&config)?;
+        let folder = tempfile::tempdir()?;
+        HostChanges::begin(&folder.path().join("journal"))?.configure("vpn0", &config)?;
+        let flood = UdpSocket::bind("10.77.0.1:0")?;
+        for _ in 0..3000 {
+            // What the full queue does not take is dropped behind the socket's back.
+            flood.send_to(&[1; 64], "10.77.0.9:9000")?;
+        }
+        for _ in 0..OTHERS {
+            UdpSocket::bind("10.77.0.1:0")?.send_to(&[2; 32], "10.77.0.9:9000")?;
+        }
+        let (mut buf, mut slots, mut arrived) = (vec![0; 1 << 17], vec![Slot::default(); 64], 0);
+        for queue in &mut queues {
+            loop {
+                let count = queue.recv(&mut buf, &mut slots)?;
+                arrived += slots[..count].iter().filter(|slot| slot.len == 60 && buf[slot.range()].ends_with(&[2; 32])).count();
+                if count == 0 {
+                    break;
+                }
+            }
+        }
+        Ok((arrived, Netlink::open()?.existing_link("vpn0")?.tx_dropped))
+    })?
+}
+
+fn full_queue() -> Result<()> {
+    let (arrived, dropped) = flood_and_others(1)?;
+    ensure!(arrived == 0 && dropped >= 2000, "one queue is full for all: {arrived} arrived, {dropped} were dropped");
+    let (arrived, dropped) = flood_and_others(8)?;
+    // One of eight shares the flood's queue; that half of them do is as likely as a meteorite.
+    ensure!(arrived > 16 && dropped >= 1900, "{arrived} of 32 other flows passed, {dropped} packets were dropped");
+    Ok(())
+}
+
+fn no_offload() -> Result<()> {
+    Host::new("a")?.run(|| -> Result<()> {
+        let config = TunConfig { offload: false, ..config(1, Backend::Vnet) };
+        let mut tun = open(&config)?.pop().context("one queue")?;
+        let features = tun.features();
+        ensure!(features.vnet && !features.tso && !features.uso, "{features:?}");
+        let folder = tempfile::tempdir()?;
+        HostChanges::begin(&folder.path().join("journal"))?.configure("vpn0", &config)?;
+        let socket = UdpSocket::bind("10.77.0.1:0")?;
+        annulus_tun_bridge::sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 1000)?;
+        socket.send_to(&[7; 3000], "10.77.0.9:9000")?;
+        let (mut buf, mut slots, mut packets) = (vec![0; 1 << 17], vec![Slot::default(); 64], 0);
+        let end = std::time::Instant::now() + Duration::from_secs(5);
+        while packets < 3 && std::time::Instant::now() < end {
+            let count = tun.recv(&mut buf, &mut slots)?;
+            packets += slots[..count].iter().filter(|slot| slot.len == 1028).count();
+        }
+        ensure!(packets == 3 && tun.stats().reads > 3, "{packets} packets in {:?}", tun.stats());
         Ok(())
     })?
 }

@@ -39,10 +39,13 @@ impl Node {
                 self.peers.resumed(now);
             }
             Command::LocalAddresses(addresses) => {
-                self.local_addresses = addresses;
+                if addresses != self.local_addresses {
+                    self.local_addresses = addresses;
+                    self.peers.readdressed(now);
+                }
                 self.tell_candidates();
             }
-            Command::PathTooSmall(remote) => self.path_is_small(remote, now),
+            Command::PathTooSmall { remote, len } => self.path_is_small(remote, len, now),
             Command::Bootstrap(addresses) => {
                 self.overlay.add_bootstrap(&addresses, now);
                 self.bootstrap.extend(addresses);

@@ -8,12 +8,13 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use super::{Node, Queued};
+use crate::id::NodeId;
 use crate::io::{DropReason, Endpoint, Path, Reinject, TimerKind};
 use crate::peer::PathKind;
 use crate::shard::table::{PeerId, Prefix, Removal, SessionId, ShardEvent, TableUpdate, Way};
 use crate::time::Instant;
-use crate::timers::earlier;
 use crate::wire::PayloadKind;
+use crate::wire::packet::{RELAY_HEADER_LEN, SEALED_OVERHEAD, SealedHeader};
 
 /// Relays that a datagram of ours may pass.
 pub(super) const CIRCUIT_HOPS: u8 = 3;
@@ -23,18 +24,9 @@ pub(super) const CIRCUIT_HOPS: u8 = 3;
 const OPEN_INTERVAL: Duration = Duration::from_millis(300);
 const OPEN_LONGEST: Duration = Duration::from_secs(5);
 
-/// Largest inner packet that fits whole through a path of 1,280 bytes, the least that IPv6 allows: less 48 of UDP and IPv6, 24 of ours, 4 of a relay.
-const SMALL_WHOLE: u16 = 1204;
-/// How long a path counts as small after it proved so; then one packet tries again (RFC 8201 asks for at least 5 minutes).
-const SMALL_LIFE: Duration = Duration::from_secs(600);
-/// Small paths that are remembered at most; what is beyond proves small again at its next large packet.
-const MAX_SMALL: usize = 256;
-
 /// What the shards know.
 #[derive(Debug, Default)]
 pub(super) struct DataPlanes {
-    /// Paths that have proven too small for a full packet, and until when that counts.
-    small: BTreeMap<Path, Instant>,
     installed: BTreeMap<SessionId, Plane>,
     routes: BTreeMap<Prefix, PeerId>,
 }
@@ -43,14 +35,15 @@ pub(super) struct DataPlanes {
 struct Plane {
     peer: PeerId,
     path: Path,
+    /// The receiver index in what is sealed on it: of several peers behind one relay, it tells which one a packet is for.
+    remote_index: u32,
     /// When `data open` is repeated, and how long it is waited after that; `None` once the peer has answered.
     open: Option<(Instant, Duration)>,
 }
 
 impl DataPlanes {
     pub(super) fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
-        let opens = self.installed.values().filter_map(|plane| plane.open).map(|(due, _)| (due, TimerKind::Pending)).min();
-        earlier(opens, self.small.values().map(|until| (*until, TimerKind::Housekeeping)).min())
+        self.installed.values().filter_map(|plane| plane.open).map(|(due, _)| (due, TimerKind::Pending)).min()
     }
 
     pub(super) fn is_installed(&self, session: SessionId) -> bool {
@@ -102,8 +95,10 @@ impl Node {
         let way = self.way(peer, path);
         let Some(install) = self.sessions.data_install(session, peer, way) else { return false };
         self.sessions.mark_data(session);
+        let plane = Plane { peer, path, remote_index: install.remote_index, open: None };
         self.table(TableUpdate::Install(Box::new(install)));
-        self.data.installed.insert(session, Plane { peer, path, open: None });
+        self.data.installed.insert(session, plane);
+        self.tell_mtu(peer, way);
         if self.peers.session(peer) == Some(session) {
             self.table(TableUpdate::Promote { peer, session });
         }
@@ -137,6 +132,7 @@ impl Node {
             let at_once = self.kind_of(old) != PathKind::Relay;
             self.table(TableUpdate::SetPath { session, way, at_once });
         }
+        self.tell_mtu(peer, way);
     }
 
     /// A session is gone: so is its data plane.
@@ -175,11 +171,6 @@ impl Node {
     }
 
     pub(super) fn data_due(&mut self, now: Instant) {
-        let over: Vec<Path> = self.data.small.iter().filter(|(_, until)| **until <= now).map(|(path, _)| *path).collect();
-        for path in over {
-            self.data.small.remove(&path);
-            self.publish_ways(path);
-        }
         let due: Vec<SessionId> = self
             .data
             .installed
@@ -194,21 +185,38 @@ impl Node {
         }
     }
 
-    /// A datagram did not fit through the path to this address.
-    pub(super) fn path_is_small(&mut self, remote: SocketAddr, now: Instant) {
+    /// The system refused a datagram of `len` bytes to this address: whatever goes there, straight or as to a relay, has to be smaller.
+    pub(super) fn path_is_small(&mut self, remote: SocketAddr, len: u16, now: Instant) {
         let Some(path) = self.paths.find(&Endpoint::Udp { socket: 0, remote }) else { return };
-        if self.data.small.len() < MAX_SMALL && self.data.small.insert(path, now + SMALL_LIFE).is_none() {
-            self.publish_ways(path);
+        let mut users: Vec<(PeerId, Path)> = self.data.installed.values().map(|plane| (plane.peer, plane.path)).collect();
+        users.dedup();
+        for (peer, used) in users {
+            let overhead = match self.paths.resolve(used) {
+                _ if used == path => SEALED_OVERHEAD,
+                Some(Endpoint::Circuit { via, .. }) if via == path => SEALED_OVERHEAD + RELAY_HEADER_LEN,
+                _ => continue,
+            };
+            self.peers.refused(peer, used, len.saturating_sub(overhead as u16), now);
         }
     }
 
-    /// Tells the shards anew what fits through a path.
-    fn publish_ways(&mut self, path: Path) {
-        let users: Vec<(SessionId, PeerId)> =
-            self.data.installed.iter().filter(|(_, plane)| plane.path == path).map(|(session, plane)| (*session, plane.peer)).collect();
-        for (session, peer) in users {
-            let way = self.way(peer, path);
-            self.table(TableUpdate::SetPath { session, way, at_once: true });
+    /// Tells the shards anew what fits through a peer's path.
+    pub(super) fn size_changed(&mut self, peer: PeerId, path: Path) {
+        let users: Vec<SessionId> =
+            self.data.installed.iter().filter(|(_, plane)| (plane.peer, plane.path) == (peer, path)).map(|(session, _)| *session).collect();
+        let way = self.way(peer, path);
+        for session in &users {
+            self.table(TableUpdate::SetPath { session: *session, way, at_once: false });
+        }
+        if !users.is_empty() {
+            self.tell_mtu(peer, way);
+        }
+    }
+
+    /// Lets the VPN tell senders of too large packets what the way to a peer carries.
+    fn tell_mtu(&mut self, peer: PeerId, way: Way) {
+        if let Some(node) = self.peers.node(peer) {
+            self.vpn.set_mtu(node, way.whole);
         }
     }
 
@@ -216,12 +224,23 @@ impl Node {
     pub(super) fn send_in_parts(&mut self, path: Path, datagram: &[u8], now: Instant) {
         let node = match self.paths.resolve(path) {
             Some(Endpoint::Routed(node)) => Some(node),
-            _ => self.data.installed.values().find(|plane| plane.path == path).and_then(|plane| self.peers.node(plane.peer)),
+            _ => self.addressee(path, datagram),
         };
         let sent = node.ok_or(DropReason::NoPath).and_then(|node| self.overlay.send_datagram(node, datagram, now));
         if let Err(reason) = sent {
             self.stats.dropped(reason);
         }
+    }
+
+    /// Whom a data packet is for that was sealed for a way which begins with `path`.
+    fn addressee(&self, path: Path, datagram: &[u8]) -> Option<NodeId> {
+        let index = SealedHeader::parse(datagram).ok()?.receiver;
+        let begins = |used: Path| match self.paths.resolve(used) {
+            Some(Endpoint::Circuit { via, .. }) => via == path,
+            _ => used == path,
+        };
+        let plane = self.data.installed.values().find(|plane| plane.remote_index == index && begins(plane.path))?;
+        self.peers.node(plane.peer)
     }
 
     /// What a shard noticed.
@@ -251,22 +270,21 @@ impl Node {
         }
     }
 
-    /// A data packet that came over the ring goes to the shard that owns its session.
-    pub(super) fn reinject_data(&mut self, from: Path, datagram: Vec<u8>) {
+    /// A data packet that came over the ring, or reached another worker's socket, goes to the shard that owns its session.
+    pub(super) fn reinject(&mut self, from: Path, datagram: Vec<u8>) {
         self.push(Queued::Reinject(Reinject::Open { from }, datagram));
     }
 
     fn way(&self, peer: PeerId, path: Path) -> Way {
         let rtt = self.peers.rtt(peer);
-        let mtu = self.config.tunnel_mtu;
+        let tunnel = self.config.tunnel_mtu;
+        let (whole, told) = self.peers.size(peer, path).map_or((tunnel, true), |(size, told)| (size.min(tunnel), told));
+        let mtu = if told { whole } else { tunnel };
         match self.paths.resolve(path) {
             Some(Endpoint::Circuit { via, circuit }) => {
-                Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, whole: u16::MAX, mtu, rtt }
+                Way { path: via, circuit: Some((circuit, CIRCUIT_HOPS)), routed: false, whole, mtu, rtt }
             }
-            _ => {
-                let whole = if self.data.small.contains_key(&path) { SMALL_WHOLE } else { u16::MAX };
-                Way { path, circuit: None, routed: self.kind_of(path) == PathKind::Routed, whole, mtu, rtt }
-            }
+            _ => Way { path, circuit: None, routed: self.kind_of(path) == PathKind::Routed, whole, mtu, rtt },
         }
     }
 }

@@ -32,7 +32,8 @@ impl Node {
                 self.vpn_packet(why, packet, now);
             }
             Punt::NewCircuit => self.stats.dropped(DropReason::UnknownCircuit),
-            Punt::WrongShard => self.stats.dropped(DropReason::UnknownIndex),
+            // It reached another worker than its index says: it goes on to the shard that counts its session or circuit.
+            Punt::WrongShard => self.reinject(path, packet.to_vec()),
         }
         self.react(now);
     }
@@ -55,7 +56,7 @@ impl Node {
             Some(DatagramType::Handshake) => self.handshake(from, bytes, now),
             Some(DatagramType::Control) => self.control(from, bytes, now),
             Some(DatagramType::Data) if self.kind_of(from) == PathKind::Routed => {
-                self.reinject_data(from, bytes.to_vec());
+                self.reinject(from, bytes.to_vec());
                 Ok(())
             }
             Some(DatagramType::Data | DatagramType::Relay) | None => Err(DropReason::UnknownType),

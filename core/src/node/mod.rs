@@ -26,6 +26,7 @@ mod view;
 
 use core::fmt;
 use core::net::SocketAddr;
+use core::num::NonZeroU8;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::Config;
@@ -33,9 +34,9 @@ use crate::dht::Dht;
 use crate::events::Event;
 use crate::group::{Identity, Trust};
 use crate::id::NodeId;
-use crate::io::{DropReason, Endpoint, Output, Path, RealmSlot, Reinject, ShardId, TimerKind};
+use crate::io::{DropReason, Endpoint, Output, Path, RealmSlot, Reinject, TimerKind};
 use crate::overlay::{Overlay, RequestId};
-use crate::paths::PathTable;
+use crate::paths::{Named, PathTable};
 use crate::peer::{PathKind, Peers};
 use crate::rng::Rng;
 use crate::session::{SessionSettings, Sessions};
@@ -133,7 +134,7 @@ impl Node {
             clock: Clock::new(now, wall, signed),
             paths: PathTable::new(&mut rng.fork("paths")),
             sessions,
-            peers: Peers::new(rng.fork("peer"), local),
+            peers: Peers::new(rng.fork("peer"), local, config.tunnel_mtu),
             overlay,
             dht,
             vpn,
@@ -180,6 +181,22 @@ impl Node {
         self.paths.resolve(path)
     }
 
+    /// The path for what another table of paths named; made if new.
+    pub(crate) fn adopt(&mut self, name: Named) -> Path {
+        self.paths.adopt(name)
+    }
+
+    /// The realm's paths.
+    pub(crate) const fn paths(&self) -> &PathTable {
+        &self.paths
+    }
+
+    /// Number of workers, and so of shards.
+    #[must_use]
+    pub const fn workers(&self) -> NonZeroU8 {
+        self.config.workers
+    }
+
     /// Whether a handshake datagram was made under this realm's key.
     #[must_use]
     pub fn claims(&self, datagram: &[u8]) -> bool {
@@ -215,7 +232,14 @@ impl Node {
         Some(match self.queue.pop_front()? {
             Queued::Transmit(path, bytes) => Output::Transmit { path, bytes: write(&bytes) },
             Queued::Deliver(bytes) => Output::Deliver { bytes: write(&bytes) },
-            Queued::Reinject(action, bytes) => Output::Reinject { shard: ShardId(0), action, bytes: write(&bytes) },
+            Queued::Reinject(action, bytes) => {
+                let owner = match action {
+                    // Packets that waited leave on the lanes of the shard beside us, before a further worker is told that it may seal itself.
+                    Reinject::Seal => None,
+                    Reinject::Open { .. } => crate::shard::owner(&bytes, self.config.workers),
+                };
+                Output::Reinject { shard: owner.unwrap_or_default(), action, bytes: write(&bytes) }
+            }
             Queued::Table(update) => Output::Table(update),
             Queued::Event(event) => Output::Event(event),
         })
@@ -255,6 +279,16 @@ impl Node {
         } else {
             self.stats.dropped(DropReason::QueueFull);
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn publish(&mut self, update: TableUpdate) {
+        self.table(update);
+    }
+
+    /// Counts what was lost on its way to another worker.
+    pub(crate) fn lose(&mut self, reason: DropReason) {
+        self.stats.dropped(reason);
     }
 
     fn event(&mut self, event: Event) {

@@ -147,6 +147,7 @@ impl Node {
                 }
                 self.session_changed(peer, session, now);
             }
+            PeerAction::SizeChanged { peer, path } => self.size_changed(peer, path),
             PeerAction::CloseSession(session) => {
                 self.sessions.close(session);
                 self.data_closed(session);

@@ -74,7 +74,7 @@ pub struct PathStatus {
     pub active: bool,
     /// Why it is active or not, in words.
     pub reason: &'static str,
-    /// Largest inner packet in bytes.
+    /// Largest inner packet in bytes that it carries whole; the tunnel's MTU while nothing else is known.
     pub mtu: u16,
 }
 

@@ -99,7 +99,7 @@ impl Node {
                     loss_permille: u32::from(path.loss_permille),
                     active: path.active,
                     reason: path.reason,
-                    mtu: self.config.tunnel_mtu,
+                    mtu: path.size.map_or(self.config.tunnel_mtu, |size| size.min(self.config.tunnel_mtu)),
                 })
                 .collect(),
             rx_bytes: peer.rx_bytes,

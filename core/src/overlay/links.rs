@@ -11,8 +11,9 @@ use crate::id::NodeId;
 use crate::shard::table::PeerId;
 use crate::time::Instant;
 
-/// Links that a node holds at most. A seed that many join at once needs room for their leaf links; what comes beyond is closed at once.
-pub const MAX_LINKS: usize = 512;
+/// Links that a node holds at most. A seed that many join at once needs room for their leaf links, a server for those of its clients; what comes beyond
+/// is closed at once.
+pub const MAX_LINKS: usize = 2_048;
 
 /// A session with a direct or relayed path, as the overlay sees it.
 #[derive(Clone, Debug)]

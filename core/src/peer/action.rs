@@ -33,6 +33,13 @@ pub enum PeerAction {
         /// Why, in words for a log.
         reason: &'static str,
     },
+    /// The largest packet that a path of the peer carries whole has changed, or is settled now: see [`Peers::size`](super::Peers::size).
+    SizeChanged {
+        /// Who.
+        peer: PeerId,
+        /// The path.
+        path: Path,
+    },
     /// Packets for the peer are sealed on this session from now on. Older ones still open packets.
     SessionChanged {
         /// Who.

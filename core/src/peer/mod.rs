@@ -45,6 +45,11 @@
 //!
 //! The host's own sleep kills nobody: a probe that leaves late begins the series anew, and after [`Peers::resumed`] nobody is given up for 10 s.
 //!
+//! # Size
+//!
+//! Of the path that carries data it is found out how large a packet it carries whole, by padded pings of their own (RFC 8899): first whether the tunnel's MTU
+//! passes, and only where it does not, how much does; again every 3 s while data is sent, upwards every 600 s, and at once when path or network change.
+//!
 //! # Sessions
 //!
 //! A newer session takes the place of an older one. Of two opened at the same time from both ends both take the one whose initiator has the lower node ID.
@@ -59,7 +64,9 @@ mod probing;
 mod record;
 mod rivals;
 mod rtt;
+mod search;
 mod session;
+mod sizing;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -102,6 +109,8 @@ const STALE_TIMERS: usize = 4;
 /// Inputs are methods with the time last; [`Self::poll_action`] is drained until `None` after any number of them.
 pub struct Peers {
     local: NodeId,
+    /// The tunnel's MTU: what paths that carry data are probed for.
+    full: u16,
     rng: Rng,
     slab: Slab,
     by_node: BTreeMap<NodeId, PeerId>,
@@ -112,11 +121,12 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// No peers yet. `local` is this node's ID.
+    /// No peers yet. `local` is this node's ID, `tunnel_mtu` the largest inner packet in bytes that paths are probed for.
     #[must_use]
-    pub fn new(rng: Rng, local: NodeId) -> Self {
+    pub fn new(rng: Rng, local: NodeId, tunnel_mtu: u16) -> Self {
         Self {
             local,
+            full: tunnel_mtu,
             rng,
             slab: Slab::default(),
             by_node: BTreeMap::new(),
@@ -252,6 +262,26 @@ impl Peers {
         self.with(peer, now, |_, _| Some(Gone::Closed(reason)));
     }
 
+    /// The system refused a datagram around an inner packet of `size` bytes on a path of a peer: by its own interface, or by a router's message. The size of
+    /// the path is lowered at once, though never below what IPv6 asks of every path.
+    pub fn refused(&mut self, peer: PeerId, path: Path, size: u16, now: Instant) {
+        self.with(peer, now, |peer, desk| {
+            peer.size_refused(path, size, desk);
+            None
+        });
+    }
+
+    /// The host's addresses have changed: what paths carry is found out anew.
+    pub fn readdressed(&mut self, now: Instant) {
+        let ids: Vec<PeerId> = self.slab.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            self.with(id, now, |peer, _| {
+                peer.sizes_anew();
+                None
+            });
+        }
+    }
+
     /// The host was suspended, or its network changed: everybody is probed at once, nobody is given up for 10 s.
     pub fn resumed(&mut self, now: Instant) {
         self.grace_until = now + RESUME_GRACE;
@@ -261,6 +291,7 @@ impl Peers {
                 let delay = Duration::from_micros(desk.rng.below(RESUME_SPREAD.as_micros() as u64));
                 peer.hurry(now + RESUME_GRACE, now);
                 peer.restart_probing(delay, now);
+                peer.sizes_anew();
                 None
             });
         }
@@ -326,6 +357,13 @@ impl Peers {
         self.slab.get(peer).map(|peer| peer.active().kind)
     }
 
+    /// The largest inner packet in bytes that shall be sent whole on a path of a peer, and whether senders of larger ones are to be told so: not while it is
+    /// still searched for. `None` where no data has flowed, and nothing is known.
+    #[must_use]
+    pub fn size(&self, peer: PeerId, path: Path) -> Option<(u16, bool)> {
+        self.slab.get(peer)?.path(path)?.search.as_ref().map(|search| (search.size(), search.is_settled()))
+    }
+
     /// Smoothed round-trip time of the active path; `None` before its first answer.
     #[must_use]
     pub fn rtt(&self, peer: PeerId) -> Option<Duration> {
@@ -369,9 +407,9 @@ impl Peers {
 
     /// Lets a peer act, removes it if it is gone, and indexes its next deadline.
     fn with(&mut self, id: PeerId, now: Instant, act: impl FnOnce(&mut Peer, &mut Desk<'_>) -> Option<Gone>) {
-        let Self { local, rng, slab, by_session, actions, grace_until, .. } = self;
+        let Self { local, full, rng, slab, by_session, actions, grace_until, .. } = self;
         let Some(peer) = slab.get_mut(id) else { return };
-        let mut desk = Desk { id, local: *local, now, grace_until: *grace_until, rng, actions, by_session };
+        let mut desk = Desk { id, local: *local, full: *full, now, grace_until: *grace_until, rng, actions, by_session };
         match act(peer, &mut desk) {
             Some(why) => self.remove(id, why, now),
             None => self.rearm(id, now),
@@ -380,8 +418,8 @@ impl Peers {
 
     /// Lends the desk for a peer that is not in the slab (yet, or any longer).
     fn desk<T>(&mut self, id: PeerId, now: Instant, act: impl FnOnce(&mut Desk<'_>) -> T) -> T {
-        let Self { local, rng, by_session, actions, grace_until, .. } = self;
-        act(&mut Desk { id, local: *local, now, grace_until: *grace_until, rng, actions, by_session })
+        let Self { local, full, rng, by_session, actions, grace_until, .. } = self;
+        act(&mut Desk { id, local: *local, full: *full, now, grace_until: *grace_until, rng, actions, by_session })
     }
 
     fn remove(&mut self, id: PeerId, why: Gone, now: Instant) {

@@ -195,7 +195,8 @@ impl Peer {
             return;
         }
         let Some(kind) = self.path(path).map(|state| state.kind) else { return };
-        self.active = path;
+        let old = core::mem::replace(&mut self.active, path);
+        self.move_data(old, desk);
         self.reason = reason;
         self.switched = desk.now;
         self.episode = None;

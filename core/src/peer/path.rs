@@ -5,6 +5,7 @@ use core::time::Duration;
 use super::cadence::{KEEP_ALIVE, KEEP_ALIVE_SPREAD};
 use super::loss::{Loss, MAX_PROBES};
 use super::rtt::Rtt;
+use super::search::Search;
 use crate::io::Path;
 use crate::time::Instant;
 
@@ -83,6 +84,8 @@ pub(super) struct PathState {
     needed: u8,
     pub(super) rtt: Rtt,
     pub(super) loss: Loss,
+    /// What size of packet it carries; only once it has carried data.
+    pub(super) search: Option<Box<Search>>,
     /// Last authenticated packet that came by it.
     pub(super) heard: Instant,
     /// Last packet sent on it.
@@ -109,6 +112,7 @@ impl PathState {
             needed: MAX_PROBES,
             rtt: Rtt::default(),
             loss: Loss::default(),
+            search: None,
             heard: now,
             sent: now,
             pinged: now,

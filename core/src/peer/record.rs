@@ -29,6 +29,8 @@ const REPORTS: u8 = 2;
 pub(super) struct Desk<'a> {
     pub(super) id: PeerId,
     pub(super) local: NodeId,
+    /// The largest inner packet that paths are probed for.
+    pub(super) full: u16,
     pub(super) now: Instant,
     /// Nobody is given up before (after a suspend).
     pub(super) grace_until: Instant,
@@ -211,6 +213,7 @@ impl Peer {
         if tx_bytes > 0 {
             let now = desk.now;
             self.active_mut().sent = now;
+            self.note_data(desk);
         }
         self.hurry(desk.now + IN_USE_HOLD, desk.now);
     }
@@ -235,7 +238,11 @@ impl Peer {
                 }
                 desk.send(session, from, LinkMessage::Pong { token });
             }
-            LinkMessage::Pong { token } => self.pong(from, token, desk),
+            LinkMessage::Pong { token } => {
+                if !self.size_answered(from, token, desk) {
+                    self.pong(from, token, desk);
+                }
+            }
             LinkMessage::AddressReport(address) => desk.actions.push_back(PeerAction::Observed { peer: desk.id, address }),
             LinkMessage::KeepAlive => {}
             // Each session has its own good-bye. On one that is not in use it says nothing about the others: the peer may have been started anew.
@@ -264,6 +271,7 @@ impl Peer {
         self.retire_sessions(desk);
         self.challenge_candidates(desk);
         self.keep_alive(desk);
+        self.run_search(desk);
         self.run_episode(desk)
     }
 
@@ -277,6 +285,7 @@ impl Peer {
             };
             next = earlier(next, due);
         }
+        next = earlier(next, self.search_at(now).map(|at| (at, TimerKind::PathSize)));
         next = earlier(next, self.roam.map(|roam| (roam.at, TimerKind::Probe)));
         for slot in &self.sessions {
             next = earlier(next, slot.retire_at.map(|at| (at, TimerKind::Housekeeping)));
@@ -398,6 +407,9 @@ impl Peer {
     fn retire_sessions(&mut self, desk: &mut Desk<'_>) {
         let due: SmallVec<[SessionSlot; 4]> =
             self.sessions[1..].iter().filter(|slot| slot.retire_at.is_some_and(|at| at <= desk.now)).copied().collect();
+        if let Some(path) = self.second_path_in_use(&due, desk.now) {
+            desk.actions.push_back(PeerAction::DuplicateIdentity { peer: desk.id, node: self.node, path });
+        }
         for slot in due {
             if slot.heard + GRACE <= desk.now {
                 self.close_spare(slot.id, desk);
@@ -407,6 +419,17 @@ impl Peer {
                 kept.retire_at = Some(slot.heard + GRACE);
             }
         }
+    }
+
+    /// Where else the peer is heard, when it has seemed for long to be two daemons with a session each. `due` are sessions that could be closed by now.
+    fn second_path_in_use(&mut self, due: &[SessionSlot], now: Instant) -> Option<Path> {
+        if due.is_empty() {
+            return None;
+        }
+        let lately = |heard: Instant| heard + GRACE > now;
+        let other = self.paths.iter().find(|state| state.path != self.active && lately(state.heard)).map(|state| state.path);
+        let overlap = other.is_some() && lately(self.sessions[0].heard) && due.iter().any(|slot| lately(slot.heard));
+        self.rivals.note_overlap(overlap).then_some(other).flatten()
     }
 
     fn trim_sessions(&mut self, desk: &mut Desk<'_>) {

@@ -12,12 +12,17 @@ const SPAN: Duration = Duration::from_secs(600);
 /// Returns to the other's path that are enough: a, b, a, b. A daemon that moved does not start anew from where it was, twice.
 const RETURNS: u8 = 2;
 
+/// Looks, one every half a minute, at which a session that was replaced is still in use beside its successor. One daemon's ends agree on a session at the
+/// first or second.
+const OVERLAPS: u8 = 3;
+
 /// From where a node began its last sessions, or seemed to be with one that it had: two daemons that both have a session are each heard at every keep-alive.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rivals {
     last: Path,
     before: Path,
     returns: u8,
+    overlaps: u8,
     since: Instant,
     latest: Instant,
 }
@@ -45,6 +50,17 @@ impl Rivals {
         }
         caught
     }
+
+    /// Notes whether a session that was replaced long enough ago to be closed is still in use, on another path than its successor, which is in use as well.
+    /// True when two daemons seem to have one session each; then it starts over.
+    pub(super) fn note_overlap(&mut self, overlap: bool) -> bool {
+        self.overlaps = if overlap { self.overlaps + 1 } else { 0 };
+        let caught = self.overlaps >= OVERLAPS;
+        if caught {
+            *self = Self::default();
+        }
+        caught
+    }
 }
 
 #[cfg(test)]
@@ -63,6 +79,16 @@ mod tests {
     #[test]
     fn two_daemons_that_take_turns_are_noticed() {
         assert_eq!(first_alarm([(10, 1), (40, 2), (75, 1), (110, 2)]), Some(3));
+    }
+
+    #[test]
+    fn two_daemons_that_keep_a_session_each_are_noticed_and_one_that_follows_late_is_not() {
+        let first = |overlaps: &[bool]| {
+            let mut rivals = Rivals::default();
+            overlaps.iter().position(|overlap| rivals.note_overlap(*overlap))
+        };
+        assert_eq!(first(&[true, true, true]), Some(2));
+        assert_eq!(first(&[true, true, false, true, true, false]), None);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Two nodes and the wires between them, in virtual time.
 
 use super::*;
+use crate::config::TUNNEL_MTU;
 use crate::wire::link::LinkPayload;
 
 mod choice;
 mod liveness;
 mod paths;
 mod sessions;
+mod size;
 
 const A: usize = 0;
 const B: usize = 1;
@@ -30,11 +32,13 @@ struct Wire {
     /// Permille lost of what A and what B sends.
     loss: [u64; 2],
     ipv6: bool,
+    /// Longest payload of a control packet that passes.
+    carries: usize,
 }
 
 impl Wire {
     fn new(index: u32, kind: PathKind, delay_ms: u64) -> Self {
-        Self { ends: [path(index), path(index)], kind, delay: ms(delay_ms), loss: [0, 0], ipv6: false }
+        Self { ends: [path(index), path(index)], kind, delay: ms(delay_ms), loss: [0, 0], ipv6: false, carries: usize::MAX }
     }
 }
 
@@ -73,7 +77,7 @@ impl World {
         let rng = Rng::new([seed; 32]);
         Self {
             now: Instant::from_secs(100),
-            nodes: [Peers::new(rng.fork("a"), LOW), Peers::new(rng.fork("b"), HIGH)],
+            nodes: [Peers::new(rng.fork("a"), LOW, TUNNEL_MTU), Peers::new(rng.fork("b"), HIGH, TUNNEL_MTU)],
             dead: [false; 2],
             wires: wires.to_vec(),
             flying: BTreeMap::new(),
@@ -166,7 +170,7 @@ impl World {
         *counter += 1;
         let counter = *counter;
         let Some(wire) = self.wires.iter().find(|wire| wire.ends[end] == by) else { return };
-        if self.dead[end] || self.rng.below(1000) < wire.loss[end] {
+        if self.dead[end] || payload.len() > wire.carries || self.rng.below(1000) < wire.loss[end] {
             return;
         }
         let to = 1 - end;
@@ -290,7 +294,7 @@ fn an_idle_peer_costs_a_few_hundred_bytes() {
 fn no_order_of_inputs_breaks_the_bounds_or_loses_a_pin() {
     for seed in 0..12 {
         let mut rng = Rng::new([seed; 32]);
-        let mut peers = Peers::new(rng.fork("peers"), LOW);
+        let mut peers = Peers::new(rng.fork("peers"), LOW, TUNNEL_MTU);
         let mut now = Instant::from_secs(5);
         let mut pins: BTreeMap<Path, i64> = BTreeMap::new();
         let mut tokens: VecDeque<(SessionId, Path, u64)> = VecDeque::new();

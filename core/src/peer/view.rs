@@ -58,6 +58,8 @@ pub struct PathView {
     pub jitter: Option<Duration>,
     /// Share of probes that stay unanswered, 0 to 1000.
     pub loss_permille: u16,
+    /// Largest inner packet in bytes that is sent whole on it; `None` while it has carried no data.
+    pub size: Option<u16>,
     /// When something was last heard on it.
     pub heard: Instant,
 }
@@ -97,6 +99,7 @@ impl Peer {
             least_rtt: state.rtt.least(),
             jitter: state.rtt.jitter(),
             loss_permille: state.loss.permille(),
+            size: state.search.as_ref().map(|search| search.size()),
             heard: state.heard,
         }
     }

@@ -33,21 +33,20 @@ pub(super) struct Indices {
 }
 
 impl Indices {
-    pub(super) fn new(realm: RealmSlot, workers: NonZeroU8, rng: Rng) -> Self {
-        Self {
-            realm: u32::from(realm.0 & 0x0f) << 20,
-            workers: u32::from(workers.get()),
-            turn: 0,
-            rng,
-            taken: BTreeSet::new(),
-            resting: VecDeque::new(),
-        }
+    pub(super) fn new(realm: RealmSlot, workers: NonZeroU8, mut rng: Rng) -> Self {
+        let workers = u32::from(workers.get());
+        // Not all realms and restarts begin with the worker that has the control plane to serve as well.
+        let turn = if workers > 1 { rng.below(u64::from(workers)) as u32 } else { 0 };
+        Self { realm: u32::from(realm.0 & 0x0f) << 20, workers, turn, rng, taken: BTreeSet::new(), resting: VecDeque::new() }
     }
 
-    /// A random free index for a session, on each worker in turn. The caller bounds the number of sessions far below that of entries.
-    pub(super) fn session(&mut self) -> u32 {
-        let worker = self.turn;
-        self.turn = (self.turn + 1) % self.workers;
+    /// A random free index for a session: on the worker of the session `like`, or on each worker in turn. So a flow stays on its thread when keys change.
+    /// The caller bounds the number of sessions far below that of entries.
+    pub(super) fn session(&mut self, like: Option<u32>) -> u32 {
+        let worker = like.map_or(self.turn, |like| like % self.workers);
+        if like.is_none() {
+            self.turn = (self.turn + 1) % self.workers;
+        }
         loop {
             let entry = HANDSHAKE_ENTRIES + self.rng.below(u64::from(ENTRIES - HANDSHAKE_ENTRIES)) as u32;
             let drawn = self.realm | entry;
@@ -109,12 +108,27 @@ mod tests {
             let mut indices = indices(workers);
             let mut counts = vec![0; usize::from(workers)];
             for _ in 0..700 {
-                let index = indices.session();
+                let index = indices.session(None);
                 assert_eq!(index >> 20, 5);
                 assert!(index & (ENTRIES - 1) >= HANDSHAKE_ENTRIES);
                 counts[(index % u32::from(workers)) as usize] += 1;
             }
             assert!(counts.iter().all(|&count| count - 700 / i32::from(workers) <= 1), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_successor_stays_on_the_worker_of_its_session_and_takes_nobodys_turn() {
+        for workers in [1, 2, 3, 16] {
+            let mut indices = indices(workers);
+            let first = indices.session(None);
+            let mut last = first;
+            for _ in 0..100 {
+                let next = indices.session(Some(last));
+                assert!(next != last && next % u32::from(workers) == last % u32::from(workers));
+                last = next;
+            }
+            assert_eq!(indices.session(None) % u32::from(workers), (first + 1) % u32::from(workers));
         }
     }
 
@@ -130,7 +144,7 @@ mod tests {
     #[test]
     fn an_index_rests_300_seconds_before_reuse() {
         let mut indices = indices(1);
-        let index = indices.session();
+        let index = indices.session(None);
         indices.rest(index, Instant::from_secs(10));
         indices.expire(Instant::from_secs(309));
         assert!(indices.taken.contains(&index));

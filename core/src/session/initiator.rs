@@ -116,7 +116,7 @@ impl Sessions {
             return Err(DropReason::UnknownType);
         };
         self.indices.expire(self.now);
-        let session = self.indices.session();
+        let session = self.indices.session(out.renews);
         let renewed = out.renews.and_then(|old| self.sessions.get(&old)).map_or(0, |old| old.remote_index);
         let Some((secret, m3)) = self.write_m3(noise, header, index, session, renewed) else {
             self.indices.free(session);

@@ -1,5 +1,7 @@
 //! The responder's end of handshakes: m1, m3 and r1.
 
+use core::num::NonZeroU8;
+
 use bytes::Bytes;
 
 use super::live::{Agreed, Phase, Refused, Session};
@@ -134,7 +136,8 @@ impl Sessions {
         let mut noise = Noise::new(self.settings.crypto, &pattern, false, &prologue, seed);
         noise.read(&caller.2).map_err(|_| DropReason::Malformed)?;
         self.indices.expire(self.now);
-        let (index, session) = (self.indices.handshake(), self.indices.session());
+        let like = self.renewed_on(caller.0);
+        let (index, session) = (self.indices.handshake(), self.indices.session(like));
         let written = noise.write(&self.hello(session, 0).bytes()).ok().and_then(|message| {
             let body = [&[0, 0], &message[..]].concat();
             let reply =
@@ -153,6 +156,16 @@ impl Sessions {
         self.half_open += 1;
         self.timers.arm(expires, Wake::Incoming(index));
         Ok(index)
+    }
+
+    /// The session that a handshake from `path` is going to renew, if any: an m1 does not say, so it is guessed by where it comes from. A wrong guess only
+    /// lets a flow change its worker.
+    fn renewed_on(&self, path: Path) -> Option<u32> {
+        // One worker has no choice, and under a flood nobody is searched for.
+        if self.settings.workers == NonZeroU8::MIN || self.half_open >= COOKIES_FROM {
+            return None;
+        }
+        self.sessions.iter().find(|(_, session)| session.path == path && session.replaced_at.is_none()).map(|(index, _)| *index)
     }
 
     pub(super) fn on_m3(&mut self, header: &HandshakeHeader, mac: [u8; MAC_LEN], body: &[u8]) -> Result<(), DropReason> {

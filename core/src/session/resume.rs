@@ -25,7 +25,7 @@ impl Sessions {
         let prologue = self.prologue(true, &abilities, Some(&own), Some(&node));
         let mut noise = Noise::new(self.settings.crypto, &Pattern::Resume { psk: &psk }, true, &prologue, seed);
         self.indices.expire(self.now);
-        let session = self.indices.session();
+        let session = self.indices.session(Some(old));
         let Ok(message) = noise.write(&Resume { abilities, session }.bytes()) else {
             self.indices.free(session);
             return None;
@@ -152,7 +152,7 @@ impl Sessions {
             return Err(DropReason::NotAdmitted);
         }
         self.indices.expire(self.now);
-        let session = self.indices.session();
+        let session = self.indices.session(Some(old_index));
         let abilities = self.abilities();
         let Ok(reply) = noise.write(&Resume { abilities, session }.bytes()) else {
             self.indices.free(session);

@@ -38,6 +38,10 @@ impl Hints {
         self.queue.push_back(ShardEvent::Applied(barrier));
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     pub(super) fn pop(&mut self) -> Option<ShardEvent> {
         let event = self.queue.pop_front()?;
         if !matches!(event, ShardEvent::Applied(_)) {

@@ -37,6 +37,7 @@ use core::time::Duration;
 
 use hashbrown::HashMap;
 
+use crate::config::TUNNEL_MTU;
 use crate::io::{DropReason, Path, RealmSlot, ShardId, Verdict};
 use crate::stats::Stats;
 use crate::time::Instant;
@@ -57,7 +58,7 @@ use route::{Local, Routes, Sources};
 use session::Session;
 use table::{Install, PeerId, Prefix, Removal, SessionId, ShardEvent, TableUpdate, Way};
 
-/// Sessions that a shard holds at most: 90 MB where they belong to it, a quarter of that elsewhere. Beyond it an install is refused and counted as
+/// Sessions that a shard holds at most: 45 MB. Beyond it an install is refused and counted as
 /// [`DropReason::QueueFull`]. None is ever evicted: installed again it would count from 0 under the same key.
 pub const MAX_SESSIONS: usize = 16_384;
 
@@ -67,6 +68,9 @@ pub const ACTIVITY_INTERVAL: Duration = Duration::from_millis(100);
 pub const MOVED_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a session whose key is used up asks for its rekey again.
 pub const REKEY_REMINDER: Duration = Duration::from_secs(1);
+
+/// The part of the traffic class that is always copied (RFC 6040): without it a marked congestion would look like a loss.
+pub const ECN_ONLY: u8 = 0b11;
 
 /// What a shard is told at its start.
 #[derive(Clone, Debug)]
@@ -81,13 +85,17 @@ pub struct ShardSettings {
     pub seed: u64,
     /// Flows to remember, rounded up to a power of two; 24 bytes each, allocated with the first session.
     pub flows: u32,
+    /// Bits of the inner traffic class that are copied to the outer header: all, or [`ECN_ONLY`].
+    pub class_mask: u8,
+    /// MTU of the TUN device in bytes: ways that carry less whole are small.
+    pub tunnel_mtu: u16,
 }
 
 impl ShardSettings {
-    /// Settings with [`DEFAULT_FLOWS`].
+    /// Settings with [`DEFAULT_FLOWS`] and [`TUNNEL_MTU`], the whole traffic class copied.
     #[must_use]
     pub const fn new(id: ShardId, realm: RealmSlot, workers: NonZeroU8, seed: u64) -> Self {
-        Self { id, realm, workers, seed, flows: DEFAULT_FLOWS }
+        Self { id, realm, workers, seed, flows: DEFAULT_FLOWS, class_mask: u8::MAX, tunnel_mtu: TUNNEL_MTU }
     }
 
     /// Whether datagrams with this receiver or circuit index belong to the shard.
@@ -216,6 +224,30 @@ impl Shard {
         self.hints.pop()
     }
 
+    /// Whether [`Self::poll_event`] has something.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        !self.hints.is_empty()
+    }
+
+    /// When [`Self::tell_activity`] has something to tell; `None` while there was no traffic since.
+    #[must_use]
+    pub fn activity_due(&self) -> Option<Instant> {
+        (!self.news.places.is_empty()).then_some(self.news.due)
+    }
+
+    /// The realm's number within the daemon.
+    #[must_use]
+    pub const fn realm(&self) -> RealmSlot {
+        self.settings.realm
+    }
+
+    /// Number of shards of the realm.
+    #[must_use]
+    pub const fn workers(&self) -> NonZeroU8 {
+        self.settings.workers
+    }
+
     /// Its number.
     #[must_use]
     pub const fn id(&self) -> ShardId {
@@ -255,6 +287,12 @@ impl Shard {
             self.news.places.swap_remove(at);
         }
         self.news.due = next;
+    }
+
+    /// Whom packets for an address go to.
+    #[cfg(test)]
+    pub(crate) fn route_of(&mut self, address: core::net::IpAddr) -> Option<PeerId> {
+        self.routes.find(address).map(|(_, peer)| peer)
     }
 
     fn install(&mut self, install: &Install, now: Instant) {

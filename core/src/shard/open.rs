@@ -10,8 +10,9 @@ use crate::io::{DropReason, Path, Punt, Verdict};
 use crate::shard::hints::Hints;
 use crate::shard::session::Session;
 use crate::time::Instant;
-use crate::wire::ip::{IpHeader, combine_ecn, set_ecn};
+use crate::wire::ip::{IpHeader, PROTOCOL_TCP, combine_ecn, set_ecn};
 use crate::wire::packet::{SEALED_HEADER_LEN, SealedHeader};
+use crate::wire::tcp::clamp_mss;
 use crate::wire::{DatagramType, classify};
 
 /// What was found for the datagram before: those of a batch are mostly of one session and one source.
@@ -75,13 +76,13 @@ impl Shard {
         };
         let session = self.sessions[place as usize].as_deref_mut().expect("what is indexed is installed");
 
-        let window = &mut session.receiver.windows[usize::from(header.lane)];
+        let window = session.receiver.window(header.lane);
         let counter = window.rebuild(header.counter);
         window.check(counter).map_err(Verdict::Drop)?;
         let (associated, text) = datagram.split_at_mut(SEALED_HEADER_LEN);
         let len = session.open_key.open(nonce(header.lane, counter), associated, text).map_err(|_| Verdict::Drop(DropReason::Forged))?;
         // From here on it is authenticated.
-        let newest = window.commit(counter);
+        let newest = session.receiver.window_mut(header.lane).commit(counter);
         tell(session, newest, slot.from, &mut self.hints, now);
         self.news.note(session, place, len as u64, 0);
 
@@ -96,9 +97,14 @@ impl Shard {
         if !self.local.delivers(inner.destination) {
             return Err(Verdict::Drop(DropReason::NotOurs));
         }
-        let ecn = combine_ecn(inner.ecn(), slot.ecn).ok_or(Verdict::Drop(DropReason::Congested))?;
-        if ecn != inner.ecn() {
+        let ecn = combine_ecn(inner.class.ecn(), slot.class.ecn()).ok_or(Verdict::Drop(DropReason::Congested))?;
+        if ecn != inner.class.ecn() {
             set_ecn(packet, ecn);
+        }
+        // What this host's end announces is lowered when it is sealed; what the other end announces decides what this host sends.
+        let whole = session.sender.current.way.whole;
+        if whole < self.settings.tunnel_mtu && inner.protocol == PROTOCOL_TCP && !inner.fragment {
+            clamp_mss(packet, &inner, whole);
         }
         slot.start += SEALED_HEADER_LEN as u32;
         slot.len -= (SEALED_HEADER_LEN + TAG_LEN) as u16;

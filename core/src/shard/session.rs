@@ -58,7 +58,7 @@ pub(super) struct Sender {
 
 impl Sender {
     fn new(settings: &ShardSettings, way: Way, rekey_at: Instant) -> Self {
-        let id = settings.id.0;
+        let (id, way) = (settings.id.0, normal(way));
         Self {
             counters: [0; LANES as usize],
             current: LaneWay { way, lane: id, epoch: 1 },
@@ -74,7 +74,7 @@ impl Sender {
 
     /// Takes another way, on a fresh lane. With `at_once` the old one is dead and no flow stays on it.
     pub(super) fn set_way(&mut self, way: Way, at_once: bool, now: Instant) {
-        let old = &self.current.way;
+        let (old, way) = (&self.current.way, normal(way));
         if (old.path, old.circuit, old.routed) == (way.path, way.circuit, way.routed) {
             self.current.way = way;
         } else {
@@ -105,7 +105,7 @@ impl Sender {
             && old.epoch == epoch
         {
             let pause = old.way.rtt.unwrap_or_default().max(MIN_FLOW_GAP);
-            if gap <= pause && len <= old.way.mtu {
+            if gap <= pause && len <= old.way.whole {
                 return epoch;
             }
         }
@@ -116,7 +116,7 @@ impl Sender {
     #[inline]
     pub(super) fn way(&self, epoch: u32, len: u16) -> &LaneWay {
         match &self.previous {
-            Some((old, _)) if old.epoch == epoch && len <= old.way.mtu => old,
+            Some((old, _)) if old.epoch == epoch && len <= old.way.whole => old,
             _ => &self.current,
         }
     }
@@ -160,16 +160,37 @@ impl Sender {
     }
 }
 
-/// The opening side: a window for each of the sender's lanes. Only the shard that the receiver index belongs to has them (4 kB).
+/// The way with `whole` at most `mtu`: then one comparison tells a packet that needs nothing special.
+fn normal(way: Way) -> Way {
+    Way { whole: way.whole.min(way.mtu), ..way }
+}
+
+/// The opening side. Only the shard that the receiver index belongs to opens anything.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    pub(super) windows: Box<[ReplayWindow]>,
+    /// The window of each lane that an authentic packet has come on, 264 bytes each: of 16 lanes a session uses one, and one more per move to another path.
+    pub(super) windows: [Option<Box<ReplayWindow>>; LANES as usize],
     /// Where the session's packets come from, as far as the control plane was told.
     pub(super) seen: Path,
     /// Before this time no move is reported.
     pub(super) quiet_until: Instant,
     /// Whether [`ShardEvent::Confirmed`](super::table::ShardEvent::Confirmed) was queued.
     pub(super) confirmed: bool,
+}
+
+impl Receiver {
+    /// The window of `lane`, below [`LANES`], to look at.
+    #[inline]
+    pub(super) fn window(&self, lane: u8) -> &ReplayWindow {
+        static FRESH: ReplayWindow = ReplayWindow::new();
+        self.windows[usize::from(lane)].as_deref().unwrap_or(&FRESH)
+    }
+
+    /// The window of `lane` for an authentic packet: made at the first one, which is the only allocation that a lane ever meets.
+    #[inline]
+    pub(super) fn window_mut(&mut self, lane: u8) -> &mut ReplayWindow {
+        self.windows[usize::from(lane)].get_or_insert_with(|| Box::new(ReplayWindow::new()))
+    }
 }
 
 /// Traffic that the control plane was not told of yet.
@@ -204,7 +225,6 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(settings: &ShardSettings, install: &Install) -> Self {
-        let windows = if settings.owns(install.session.0) { usize::from(LANES) } else { 0 };
         Self {
             id: install.session,
             peer: install.peer,
@@ -212,12 +232,7 @@ impl Session {
             seal_key: AeadKey::new(install.cipher, &install.keys.send),
             open_key: AeadKey::new(install.cipher, &install.keys.receive),
             sender: Sender::new(settings, install.way, install.rekey_at),
-            receiver: Receiver {
-                windows: vec![ReplayWindow::new(); windows].into_boxed_slice(),
-                seen: install.way.path,
-                quiet_until: Instant::ZERO,
-                confirmed: false,
-            },
+            receiver: Receiver { windows: Default::default(), seen: install.way.path, quiet_until: Instant::ZERO, confirmed: false },
             traffic: Traffic::default(),
             rekey_quiet_until: Instant::ZERO,
             rekey_untold: false,

@@ -86,9 +86,11 @@ pub struct Way {
     /// Whether `path` is routed over the ring.
     pub routed: bool,
     /// Largest inner packet in bytes that the datagrams of this way carry whole. A larger one is sealed and punted with
-    /// [`Punt::Routed`](crate::io::Punt::Routed): the control plane sends it in two parts.
+    /// [`Punt::Routed`](crate::io::Punt::Routed): the control plane sends it in two parts. Where it is less than the tunnel's MTU, new TCP connections are
+    /// told to keep to it.
     pub whole: u16,
-    /// Largest inner packet in bytes that this way carries; larger ones are punted with [`Punt::TooBig`](crate::io::Punt::TooBig).
+    /// Larger inner packets in bytes are punted with [`Punt::TooBig`](crate::io::Punt::TooBig), as far as their senders can be told: IPv4 with "don't
+    /// fragment", and IPv6 above 1,280 bytes. The same as `whole`, or more while that is not settled.
     pub mtu: u16,
     /// The peer's round-trip time on it, if known: a flow may move to another way after a gap of this length.
     pub rtt: Option<Duration>,
@@ -206,6 +208,25 @@ pub enum TableUpdate {
     Remove(Removal),
     /// Answered with [`ShardEvent::Applied`] once everything before it is in force.
     Barrier(u64),
+}
+
+impl TableUpdate {
+    /// Shows each path in it to `act`, always in the same order.
+    pub(crate) fn each_path(&mut self, mut act: impl FnMut(&mut Path)) {
+        match self {
+            Self::Install(install) => act(&mut install.way.path),
+            Self::SetPath { way, .. } => act(&mut way.path),
+            Self::Circuit { from, to, .. } => {
+                act(from);
+                act(to);
+            }
+            Self::CircuitEnd { from, arrives_by, .. } => {
+                act(from);
+                act(arrives_by);
+            }
+            Self::Promote { .. } | Self::Route { .. } | Self::Source { .. } | Self::Local { .. } | Self::Remove(_) | Self::Barrier(_) => {}
+        }
+    }
 }
 
 /// What [`TableUpdate::Remove`] forgets.

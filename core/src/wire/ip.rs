@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::WireError;
-use crate::io::Ecn;
+use crate::io::{Ecn, TrafficClass};
 
 /// Protocol number of ICMP.
 pub const PROTOCOL_ICMP: u8 = 1;
@@ -35,8 +35,8 @@ pub struct IpHeader {
     pub protocol: u8,
     /// Offset in bytes of what `protocol` describes.
     pub payload: u16,
-    /// The traffic class: DSCP in the upper 6 bits, ECN in the lower 2.
-    pub traffic_class: u8,
+    /// The traffic class.
+    pub class: TrafficClass,
     /// Whether it is a part of a larger packet; the first part counts too.
     pub fragment: bool,
     /// Source and destination port, where `protocol` has ports and this is no fragment.
@@ -89,7 +89,7 @@ impl IpHeader {
             destination: IpAddr::V4(Ipv4Addr::new(header[16], header[17], header[18], header[19])),
             protocol,
             payload: header_len as u16,
-            traffic_class: header[1],
+            class: TrafficClass(header[1]),
             fragment,
             ports: if fragment { None } else { ports(protocol, &packet[header_len..]) },
         })
@@ -109,7 +109,7 @@ impl IpHeader {
             destination: IpAddr::V6(Ipv6Addr::from(*destination)),
             protocol,
             payload: payload as u16,
-            traffic_class: header[0] << 4 | header[1] >> 4,
+            class: TrafficClass(header[0] << 4 | header[1] >> 4),
             fragment,
             ports: if fragment { None } else { ports(protocol, &packet[payload..]) },
         })
@@ -119,18 +119,6 @@ impl IpHeader {
     #[must_use]
     pub const fn version(&self) -> u8 {
         if self.destination.is_ipv4() { 4 } else { 6 }
-    }
-
-    /// The ECN bits.
-    #[must_use]
-    pub const fn ecn(&self) -> Ecn {
-        Ecn(self.traffic_class & 0b11)
-    }
-
-    /// The differentiated services code point, 0 to 63.
-    #[must_use]
-    pub const fn dscp(&self) -> u8 {
-        self.traffic_class >> 2
     }
 
     /// The flow that the packet belongs to.
@@ -267,11 +255,11 @@ mod tests {
         assert_eq!(header.source, IpAddr::from([10, 0, 0, 1]));
         assert_eq!(header.destination, IpAddr::from([10, 0, 0, 2]));
         assert_eq!((header.version(), header.protocol, header.payload), (4, PROTOCOL_UDP, 20));
-        assert_eq!((header.dscp(), header.ecn(), header.ports), (0x2e, Ecn(2), Some((1000, 2000))));
+        assert_eq!((header.class.dscp(), header.class.ecn(), header.ports), (0x2e, Ecn(2), Some((1000, 2000))));
 
         let header = IpHeader::parse(&v6(PROTOCOL_TCP, &[0x12, 0x34, 0x56, 0x78])).expect("it is a packet");
         assert_eq!(header.source, IpAddr::from([1; 16]));
-        assert_eq!((header.version(), header.payload, header.traffic_class), (6, 40, 0x2e));
+        assert_eq!((header.version(), header.payload, header.class), (6, 40, TrafficClass(0x2e)));
         assert_eq!(header.ports, Some((0x1234, 0x5678)));
     }
 
@@ -350,12 +338,12 @@ mod tests {
             set_ecn(&mut packet, Ecn(ecn));
             let (header, _) = Ipv4Header::from_slice(&packet).expect("it is a packet");
             prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
-            prop_assert_eq!(IpHeader::parse(&packet).expect("it is a packet").traffic_class, class & 0xfc | ecn);
+            prop_assert_eq!(IpHeader::parse(&packet).expect("it is a packet").class, TrafficClass(class & 0xfc | ecn));
 
             let mut packet = v6(17, &payload);
             set_ecn(&mut packet, Ecn(ecn));
             let read = IpHeader::parse(&packet).expect("it is a packet");
-            prop_assert_eq!(read.traffic_class, 0x2c | ecn);
+            prop_assert_eq!(read.class, TrafficClass(0x2c | ecn));
             prop_assert_eq!(read.source, IpAddr::from([1; 16]));
         }
 

@@ -4,7 +4,7 @@
 //!
 //! | payload | layout (bytes) | length |
 //! | --- | --- | --- |
-//! | ping | kind `0x01` 1, token 8, padding of any content (ignored; a padded ping finds out what a path carries) | 9 and more |
+//! | ping | kind `0x01` 1, token 8, padding of zeros 0 to [`MAX_PADDING`] (a padded ping finds out what a path carries) | 9 to 9,009 |
 //! | pong | kind `0x02` 1, token of the ping 8 | 9 |
 //! | address report | kind `0x03` 1, family 1 (4 or 6), address 4 or 16, port 2 | 8 or 20 |
 //! | close | kind `0x04` 1, [`CloseReason`] 1, text length 1, text | 3 to 123 |
@@ -25,6 +25,9 @@ use crate::time::UnixTime;
 /// Longest text of a close or notice in bytes: one line of a log. What is longer is refused on receipt and cut on sending.
 pub const MAX_TEXT: usize = 120;
 
+/// Longest padding of a ping in bytes: what a jumbo frame has room for. What is longer is refused on receipt and cut on sending.
+pub const MAX_PADDING: usize = 9_000;
+
 /// A written payload. All but those with a text fit without an allocation.
 pub type LinkPayload = SmallVec<[u8; 24]>;
 
@@ -35,7 +38,7 @@ pub enum LinkMessage<'a> {
     Ping {
         /// Random; nobody who did not get the ping can answer it.
         token: u64,
-        /// Bytes of padding behind the token.
+        /// Bytes of padding behind the token, up to [`MAX_PADDING`].
         padding: usize,
     },
     /// The answer to a ping.
@@ -189,7 +192,7 @@ impl<'a> LinkMessage<'a> {
     pub fn parse(payload: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(payload);
         let message = match PayloadKind::from_byte(reader.u8()?) {
-            PayloadKind::Ping => Self::Ping { token: reader.u64()?, padding: reader.rest().len() },
+            PayloadKind::Ping => Self::Ping { token: reader.u64()?, padding: padding(&mut reader)? },
             PayloadKind::Pong => Self::Pong { token: reader.u64()? },
             PayloadKind::AddressReport => Self::AddressReport(reader.socket_addr()?),
             PayloadKind::Close => Self::Close { reason: CloseReason::from_byte(reader.u8()?), text: text(&mut reader)? },
@@ -215,7 +218,7 @@ impl<'a> LinkMessage<'a> {
             Self::Ping { token, padding } => {
                 out.put_u8(PayloadKind::Ping.byte());
                 out.put_u64(token);
-                out.resize(out.len() + padding, 0);
+                out.resize(out.len() + padding.min(MAX_PADDING), 0);
             }
             Self::Pong { token } => {
                 out.put_u8(PayloadKind::Pong.byte());
@@ -240,6 +243,15 @@ impl<'a> LinkMessage<'a> {
         }
         out
     }
+}
+
+/// What follows the token of a ping: nothing but zeros, so that nothing can be hidden in it.
+fn padding(reader: &mut Reader<'_>) -> Result<usize, WireError> {
+    let bytes = reader.rest();
+    if bytes.len() > MAX_PADDING || bytes.iter().any(|byte| *byte != 0) {
+        return Err(WireError::BadField("padding"));
+    }
+    Ok(bytes.len())
 }
 
 fn text<'a>(reader: &mut Reader<'a>) -> Result<&'a str, WireError> {
@@ -346,6 +358,20 @@ mod tests {
             assert_eq!(LinkMessage::parse(&payload), Err(WireError::TrailingBytes), "{message:?}");
         }
         assert_eq!(LinkMessage::parse(&[0x01; 8]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn padding_that_is_too_long_or_says_something_is_refused() {
+        let mut payload = LinkMessage::Ping { token: 7, padding: MAX_PADDING }.to_payload();
+        assert_eq!(LinkMessage::parse(&payload), Ok(LinkMessage::Ping { token: 7, padding: MAX_PADDING }));
+        assert_eq!(LinkMessage::Ping { token: 7, padding: MAX_PADDING + 1 }.to_payload(), payload, "what is longer is cut");
+        payload.push(0);
+        assert_eq!(LinkMessage::parse(&payload), Err(WireError::BadField("padding")));
+        for at in 9..30 {
+            let mut payload = LinkMessage::Ping { token: 7, padding: 21 }.to_payload();
+            payload[at] = 1;
+            assert_eq!(LinkMessage::parse(&payload), Err(WireError::BadField("padding")), "byte {at}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub mod overlay;
 pub mod packet;
 pub mod routed;
 pub mod rpc;
+pub mod tcp;
 pub mod vpn;
 
 /// A datagram or payload does not have the form of its type.

@@ -6,9 +6,10 @@ use annulus_core::io::{Command, DropReason, RealmSlot, ShardId, TimerKind};
 use annulus_core::node::Node;
 use annulus_core::node::status::{NodeStatus, PathStatus as CorePath, PeerStatus as CorePeer};
 use annulus_core::pump::{Driver, Pump, Received, Scratch};
-use annulus_core::shard::{Shard, ShardSettings};
+use annulus_core::shard::{ECN_ONLY, Shard, ShardSettings};
 use annulus_core::stats::Stats;
 use annulus_core::time::{Instant, UnixTime};
+use annulus_core::worker::{Report, Worker};
 
 use super::plane::{Plane, View};
 use super::start::{Parts, bootstrap, hardware_aes, has_addresses};
@@ -39,8 +40,9 @@ impl CorePlane {
             config.has_addresses = has_addresses(file, group.member.identity.certificate().roles());
             config.bootstrap = bootstrap(file, group);
             config.hardware_aes = hardware_aes();
+            config.workers = parts.workers;
             let wall = clock::wall().max(UnixTime(group.state().signed_time));
-            let shard = Shard::new(ShardSettings::new(ShardId(0), group.realm, config.workers, u64::from_le_bytes(random()?)));
+            let shard = shard(parts, ShardId(0), group.realm)?;
             let node = Node::new(config, group.member.identity.clone(), group.member.trust.clone(), random()?, now, wall);
             if !plane.pump.add(node, shard) {
                 return Err(Failure::failed("more groups than one daemon can serve"));
@@ -48,6 +50,30 @@ impl CorePlane {
         }
         Ok(plane)
     }
+}
+
+/// A worker's shard of one realm.
+fn shard(parts: &Parts, id: ShardId, realm: RealmSlot) -> Result<Shard, Failure> {
+    let mut settings = ShardSettings::new(id, realm, parts.workers, u64::from_le_bytes(random()?));
+    if !parts.settings.copy_dscp {
+        settings.class_mask = ECN_ONLY;
+    }
+    Ok(Shard::new(settings))
+}
+
+/// The data planes of the workers 1 and above, each with a shard per group.
+pub(super) fn workers(parts: &Parts) -> Result<Vec<Worker>, Failure> {
+    let mut workers = Vec::new();
+    for number in 1..parts.workers.get() {
+        let mut worker = Worker::new(ShardId(number), parts.workers, u64::from_le_bytes(random()?));
+        for group in &parts.groups {
+            if !worker.add(shard(parts, ShardId(number), group.realm)?) {
+                return Err(Failure::failed("more groups than one worker can serve"));
+            }
+        }
+        workers.push(worker);
+    }
+    Ok(workers)
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
@@ -69,13 +95,17 @@ impl Plane for CorePlane {
         self.pump.command(realm, command, now);
     }
 
+    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, now: Instant) {
+        self.pump.report(worker, realm, report, now);
+    }
+
     fn settle(&mut self, driver: &mut impl Driver, now: Instant) -> Option<(Instant, TimerKind)> {
         self.pump.settle(&mut self.scratch, driver, now)
     }
 
     fn view(&self, realm: RealmSlot, now: Instant) -> Option<View> {
         let realm = self.pump.realm(realm)?;
-        let mut stats = realm.shard.stats().clone();
+        let mut stats = realm.data_stats();
         stats.add(realm.node.stats());
         Some(view(realm.node.status(now), &stats))
     }
@@ -113,13 +143,14 @@ fn peer(peer: CorePeer) -> PeerStatus {
         addresses: peer.addresses,
         roles: peer.roles.into_iter().map(str::to_owned).collect(),
         cipher: peer.cipher.to_owned(),
-        paths: peer.paths.into_iter().map(path).collect(),
+        paths: peer.paths.into_iter().map(|way| path(way, peer.cipher)).collect(),
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
     }
 }
 
-fn path(path: CorePath) -> PathStatus {
+/// What the sockets do for it is for the engine to fill in.
+fn path(path: CorePath, cipher: &str) -> PathStatus {
     PathStatus {
         kind: path.kind.to_owned(),
         via: path.via.map(|node| node.to_string()),
@@ -129,5 +160,8 @@ fn path(path: CorePath) -> PathStatus {
         active: path.active,
         reason: path.reason.to_owned(),
         mtu: path.mtu,
+        gso: false,
+        gro: false,
+        cipher: cipher.to_owned(),
     }
 }

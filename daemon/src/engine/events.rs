@@ -14,10 +14,10 @@ impl<P: Plane> Engine<P> {
         while let Some((realm, event)) = self.host.events.pop_front() {
             self.carry(realm, event, now);
         }
-        for remote in core::mem::take(&mut self.host.small) {
+        for (remote, len) in core::mem::take(&mut self.host.small) {
             let realms: Vec<RealmSlot> = self.groups.iter().map(|group| group.realm).collect();
             for realm in realms {
-                self.plane.command(realm, Command::PathTooSmall(remote), now);
+                self.plane.command(realm, Command::PathTooSmall { remote, len }, now);
             }
         }
     }

@@ -11,25 +11,31 @@
 //!     for each event: engine.readable(token)
 //! }
 //! ```
-//! A token stays marked until its source had nothing left, so level- and edge-triggered waiting both work. Each turn gives every readable source the same
+//! With several workers each further one is such an engine too, on a thread of its own ([`Driven`] is what they have in common). A token stays marked until its source had nothing left, so level- and edge-triggered waiting both work. Each turn gives every readable source the same
 //! bounded share, so that no flood on one starves the others.
 
+mod bind;
 mod core_plane;
+mod crew;
+mod driven;
 mod events;
+mod fallbacks;
 mod groups;
 mod host;
+mod intake;
+mod link;
+mod moderation;
 mod plane;
 mod requests;
 mod start;
 mod timers;
 mod view;
+mod worker;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use annulus_core::batch::Slot;
-use annulus_core::io::{Command, RealmSlot};
-use annulus_core::pump::Received;
+use annulus_core::io::{Command, RealmSlot, ShardId};
 use annulus_core::time::Instant;
 use annulus_tun_bridge::host::HostChanges;
 use annulus_tun_bridge::netlink::Monitor;
@@ -45,21 +51,20 @@ use crate::state::{StateDir, StateWriter};
 use crate::supervise::Supervision;
 
 pub use core_plane::CorePlane;
+use crew::Crew;
+pub use driven::{Drive, Driven, Token, Wait};
 use groups::Group;
 pub use host::{Device, Host};
+use intake::Intake;
+use link::End;
 pub use plane::{Plane, View};
 use requests::Requests;
 pub use start::{Parts, bootstrap, gather, hardware_aes, has_addresses};
+use worker::{NOTICES, Notice};
 
-/// Messages taken from one socket in one pass: 32 merged ones can be 2 MB, a few ms of work.
-const RECEIVE_MESSAGES: usize = 32;
-
-/// Bytes and packets taken from one TUN device in one pass: four super-packets of 64 KB with room around each packet.
-const TUN_BUFFER: usize = 4 * 80 * 1024;
-const TUN_SLOTS: usize = 256;
-
-/// Passes over all readable sources in one turn, before the event loop looks for news: spares a system call per pass while data flows.
-const PASSES: usize = 8;
+/// Passes over all readable sources in one turn, before the event loop looks for news: while data flows a pass is 0.2 ms and more, so the system call
+/// for it costs little, and a flow that was quiet is seen after two passes.
+const PASSES: usize = 2;
 
 /// Requests of the control socket answered in one pass.
 const CONTROL_REQUESTS: usize = 8;
@@ -73,21 +78,6 @@ const SETTLE_ADDRESSES: Duration = Duration::from_millis(500);
 /// How often the clocks are compared while something else goes on anyway.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
-/// Names something that may become readable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub usize);
-
-/// What the event loop does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// Look for events without waiting: more is to be done.
-    Again,
-    /// Wait for events, at most so long; `None`: however long it takes.
-    Until(Option<Duration>),
-    /// The daemon has ended.
-    Ended(Exit),
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Udp(usize),
@@ -96,6 +86,7 @@ enum Source {
     Signals,
     Clock,
     Network,
+    Workers,
 }
 
 /// How the daemon ends.
@@ -120,10 +111,11 @@ pub struct Engine<P> {
     started: Instant,
     sources: Vec<Source>,
     ready: Vec<bool>,
-    buffer: Vec<u8>,
-    received: Vec<Received>,
-    tun_buffer: Vec<u8>,
-    slots: Vec<Slot>,
+    intake: Intake,
+    /// The other workers; none with one.
+    crew: Option<Crew>,
+    /// Why there is one worker although several were asked for.
+    one_worker: Option<String>,
     control: Option<ControlServer>,
     requests: Requests,
     signals: Signals,
@@ -150,23 +142,22 @@ impl<P: Plane> Engine<P> {
     /// # Errors
     /// [`Failure`] when the host refuses something; what was changed on it is undone.
     pub fn new(parts: Parts, plane: P, signals: Signals, runtime: &'static str) -> Result<Self, Failure> {
-        let Parts { settings, host, groups, files: _, state, changes } = parts;
+        let Parts { settings, host, groups, files: _, state, changes, workers: _, others: _, one_worker, crew } = parts;
         let failed = |what: &str, error: std::io::Error| Failure::failed(format!("{what}: {error}"));
         let now = clock::now();
         let control = ControlServer::start(&settings.control_socket, settings.control_group.as_deref()).map_err(Failure::failed)?;
         let resolver = Resolver::start(control.waker()).map_err(|error| failed("cannot start the resolver", error))?;
-        let stride = host.sockets.iter().map(|socket| socket.buffer_for(RECEIVE_MESSAGES)).max().unwrap_or(0);
         let mut sources: Vec<Source> = (0..host.sockets.len()).map(Source::Udp).collect();
         sources.extend((0..host.devices.len()).map(Source::Tun));
         sources.extend([Source::Control, Source::Signals, Source::Clock, Source::Network]);
+        sources.extend(crew.as_ref().map(|_| Source::Workers));
         let mut engine = Self {
             plane,
             ready: vec![true; sources.len()],
             sources,
-            buffer: vec![0; stride],
-            received: Vec::with_capacity(RECEIVE_MESSAGES),
-            tun_buffer: vec![0; if host.devices.is_empty() { 0 } else { TUN_BUFFER }],
-            slots: vec![Slot::default(); if host.devices.is_empty() { 0 } else { TUN_SLOTS }],
+            intake: Intake::new(&host),
+            crew,
+            one_worker,
             host,
             groups,
             settings,
@@ -190,6 +181,9 @@ impl<P: Plane> Engine<P> {
             _state: state,
         };
         engine.first_orders(now);
+        for fallback in engine.fallbacks() {
+            tracing::warn!("{fallback}");
+        }
         engine.supervision.ready();
         Ok(engine)
     }
@@ -210,14 +204,6 @@ impl<P: Plane> Engine<P> {
         }
     }
 
-    /// What to watch for reading: own descriptors, to be kept as long as they are watched.
-    ///
-    /// # Errors
-    /// The system's, when the process has no descriptor left.
-    pub fn sources(&self) -> std::io::Result<Vec<(Token, OwnedFd)>> {
-        self.sources.iter().enumerate().map(|(index, source)| Ok((Token(index), sys::duplicate(self.descriptor(*source))?))).collect()
-    }
-
     fn descriptor(&self, source: Source) -> RawFd {
         use std::os::fd::AsFd;
         match source {
@@ -227,42 +213,8 @@ impl<P: Plane> Engine<P> {
             Source::Signals => self.signals.as_fd().as_raw_fd(),
             Source::Clock => self.clock.as_fd().as_raw_fd(),
             Source::Network => self.network.as_raw_fd(),
+            Source::Workers => self.crew.as_ref().map_or(-1, |crew| crew.bell.as_raw_fd()),
         }
-    }
-
-    /// Notes that a source is readable.
-    pub fn readable(&mut self, token: Token) {
-        if let Some(ready) = self.ready.get_mut(token.0) {
-            *ready = true;
-        }
-    }
-
-    /// Whether a source may still have something: until then an event loop that clears readiness itself must not.
-    #[must_use]
-    pub fn is_readable(&self, token: Token) -> bool {
-        self.ready.get(token.0).copied().unwrap_or(false)
-    }
-
-    /// Does what can be done now, within a bound, and says what comes next.
-    pub fn turn(&mut self) -> Wait {
-        let mut now = clock::now();
-        for _ in 0..PASSES {
-            for index in 0..self.sources.len() {
-                if self.ready[index] {
-                    self.ready[index] = self.serve(self.sources[index], now);
-                }
-            }
-            self.timers(now);
-            self.settle(now);
-            if let Stage::Ended(exit) = self.stage {
-                return Wait::Ended(exit);
-            }
-            now = clock::now();
-            if !self.ready.contains(&true) {
-                return self.deadline(now);
-            }
-        }
-        Wait::Again
     }
 
     fn deadline(&self, now: Instant) -> Wait {
@@ -282,12 +234,22 @@ impl<P: Plane> Engine<P> {
     /// Gives one source its share; says whether it may have more.
     fn serve(&mut self, source: Source, now: Instant) -> bool {
         match source {
-            Source::Udp(index) => self.receive(index, now),
-            Source::Tun(index) => self.take_packets(index, now),
+            Source::Udp(index) => {
+                let plane = &mut self.plane;
+                self.intake.datagrams(&mut self.host, index, |buf, received, host| plane.datagrams(buf, received, host, now))
+            }
+            Source::Tun(index) => {
+                let plane = &mut self.plane;
+                self.intake.packets(&mut self.host, index, |realm, buf, slots, host| plane.packets(realm, buf, slots, host, now))
+            }
             Source::Control => self.answer_requests(now),
             Source::Signals => self.obey_signals(now),
             Source::Clock => {
                 self.check_clock(now);
+                false
+            }
+            Source::Workers => {
+                self.hear_workers(now);
                 false
             }
             Source::Network => {
@@ -301,37 +263,26 @@ impl<P: Plane> Engine<P> {
         }
     }
 
-    fn receive(&mut self, index: usize, now: Instant) -> bool {
-        let socket = &mut self.host.sockets[index];
-        let dropped = socket.stats().receive_dropped;
-        if let Err(error) = socket.receive(&mut self.buffer, &mut self.received) {
-            self.host.broken.get_or_insert_with(|| format!("the UDP socket is broken: {error}"));
-            return false;
+    /// Takes what the workers tell, a bounded number from each.
+    fn hear_workers(&mut self, now: Instant) {
+        let Some(crew) = &mut self.crew else { return };
+        crew.bell.silence();
+        for index in 0..self.host.links.len() {
+            for _ in 0..NOTICES {
+                match self.host.links[index].pop() {
+                    Some(Notice::Report(realm, report)) => {
+                        self.plane.report(ShardId(index as u8 + 1), realm, report, now);
+                    }
+                    Some(Notice::TooSmall(remote, len)) => self.host.note_small(remote, len),
+                    Some(Notice::Tally(tally)) => crew.tallies[index] = *tally,
+                    None => break,
+                }
+            }
         }
-        // What the socket dropped took a place in the call as well: only a call that was not filled has emptied it.
-        let taken = self.received.len() as u64 + (socket.stats().receive_dropped - dropped);
-        if !self.received.is_empty() {
-            self.plane.datagrams(&mut self.buffer, &self.received, &mut self.host, now);
-        }
-        taken >= RECEIVE_MESSAGES as u64
     }
 
-    fn take_packets(&mut self, index: usize, now: Instant) -> bool {
-        let device = &mut self.host.devices[index];
-        let realm = device.realm;
-        let count = match device.tun.recv(&mut self.tun_buffer, &mut self.slots) {
-            Ok(count) => count,
-            Err(error) => {
-                let name = device.tun.name().to_owned();
-                self.host.broken.get_or_insert_with(|| format!("the TUN device {name} is gone: {error}"));
-                return false;
-            }
-        };
-        if count == 0 {
-            return false;
-        }
-        self.plane.packets(realm, &mut self.tun_buffer, &mut self.slots[..count], &mut self.host, now);
-        true
+    fn workers_have_news(&self) -> bool {
+        self.host.links.iter().any(End::has_news)
     }
 
     fn obey_signals(&mut self, now: Instant) -> bool {
@@ -373,6 +324,13 @@ impl<P: Plane> Engine<P> {
             tracing::error!("{broken}");
             self.end(Exit::Failed);
         }
+        for link in &mut self.host.links {
+            link.flush();
+        }
+        if !self.host.links.iter().all(End::is_joined) {
+            tracing::error!("a worker has ended by itself; the daemon ends with it");
+            self.end(Exit::Failed);
+        }
         if let Stage::Leaving { until } = self.stage
             && (now >= until || self.groups.iter().all(|group| group.left))
         {
@@ -386,6 +344,12 @@ impl<P: Plane> Engine<P> {
             return;
         }
         let mut exit = exit;
+        // They see that their links are gone; then nobody uses sockets and devices any more.
+        self.host.links.clear();
+        for reason in self.crew.take().map(|mut crew| crew.join()).unwrap_or_default() {
+            tracing::error!("{reason}");
+            exit = Exit::Failed;
+        }
         if let Some(writer) = self.writer.take() {
             for group in &mut self.groups {
                 group.write(&writer, None);
@@ -409,6 +373,56 @@ impl<P: Plane> Engine<P> {
 
     fn group_of(&mut self, realm: RealmSlot) -> Option<&mut Group> {
         self.groups.iter_mut().find(|group| group.realm == realm)
+    }
+}
+
+impl<P: Plane> Driven for Engine<P> {
+    fn sources(&self) -> std::io::Result<Vec<(Token, OwnedFd)>> {
+        self.sources.iter().enumerate().map(|(index, source)| Ok((Token(index), sys::duplicate(self.descriptor(*source))?))).collect()
+    }
+
+    fn readable(&mut self, token: Token) {
+        if let Some(ready) = self.ready.get_mut(token.0) {
+            *ready = true;
+        }
+    }
+
+    fn is_readable(&self, token: Token) -> bool {
+        self.ready.get(token.0).copied().unwrap_or(false)
+    }
+
+    fn turn(&mut self) -> Wait {
+        if let Some(crew) = &self.crew {
+            crew.bell.wake();
+        }
+        let mut now = clock::now();
+        for _ in 0..PASSES {
+            if self.workers_have_news() {
+                self.hear_workers(now);
+            }
+            for index in 0..self.sources.len() {
+                if self.ready[index] {
+                    self.ready[index] = self.serve(self.sources[index], now);
+                }
+            }
+            self.timers(now);
+            self.settle(now);
+            if let Stage::Ended(exit) = self.stage {
+                return Wait::Ended(exit);
+            }
+            now = clock::now();
+            if !self.ready.contains(&true) {
+                if let Some(crew) = &self.crew {
+                    crew.bell.sleep();
+                    if self.workers_have_news() || !self.host.links.iter().all(End::is_joined) {
+                        return Wait::Again;
+                    }
+                }
+                return self.deadline(now);
+            }
+            now = self.intake.rest(now);
+        }
+        Wait::Again
     }
 }
 

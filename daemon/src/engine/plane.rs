@@ -1,9 +1,10 @@
 //! What the engine needs of the protocol: the pump, and a seam at which tests put something simpler.
 
 use annulus_core::batch::Slot;
-use annulus_core::io::{Command, RealmSlot, TimerKind};
+use annulus_core::io::{Command, RealmSlot, ShardId, TimerKind};
 use annulus_core::pump::{Driver, Received};
 use annulus_core::time::Instant;
+use annulus_core::worker::Report;
 
 use crate::status::{GroupStatus, HostEntry, PeerStatus};
 
@@ -15,6 +16,8 @@ pub trait Plane {
     fn packets(&mut self, realm: RealmSlot, buf: &mut [u8], slots: &mut [Slot], driver: &mut impl Driver, now: Instant);
     /// Takes an order; [`Plane::settle`] follows.
     fn command(&mut self, realm: RealmSlot, command: Command, now: Instant);
+    /// Takes what another worker tells; [`Plane::settle`] follows.
+    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, now: Instant);
     /// Does what is due and says until when nothing will be.
     fn settle(&mut self, driver: &mut impl Driver, now: Instant) -> Option<(Instant, TimerKind)>;
     /// What a realm shows of itself; `None` when there is no such realm.

@@ -1,26 +1,28 @@
 //! From settings to a running engine: groups, keys, state, sockets, devices, in an order in which a failure leaves nothing behind.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
 
 use annulus_core::group::Roles;
 use annulus_core::io::RealmSlot;
 use annulus_tun_bridge::host::{HostChanges, overlapping};
 use annulus_tun_bridge::{Backend, Cidr, TunConfig};
 
+use super::bind::{Bound, bind};
+use super::crew::Crew;
+use super::driven::Drive;
 use super::groups::{Concern, Group};
 use super::host::{Device, Host};
 use crate::exit::{Exit, Failure};
 use crate::group_file::{BootstrapHost, GroupFile};
 use crate::settings::{Settings, TunBackend};
 use crate::state::StateDir;
-use crate::udp::{UdpOptions, UdpSocket};
+use crate::udp::UdpSocket;
 use crate::{clock, identity, preflight};
 
-/// Ports that are drawn from: above the registered services that matter, below what Linux gives to outgoing connections.
-const PORTS: std::ops::Range<u16> = 20_000..32_768;
-
-/// How often a port is drawn before giving up; so many taken ones in a row mean that something else is wrong.
-const PORT_DRAWS: usize = 64;
+/// Queues of each TUN device that one worker reads in turns. The host puts each flow into one of them by a hash, so a flow that fills its queue leaves
+/// seven of eight others undelayed. More would make that rarer still, but each holds up to 64 kB of ours while it is read.
+const TUN_QUEUES: usize = 8;
 
 /// Everything that a daemon needs of its host, before the protocol runs.
 #[derive(Debug)]
@@ -37,6 +39,29 @@ pub struct Parts {
     pub state: StateDir,
     /// What was changed on the host; none when no group has a device.
     pub changes: Option<HostChanges>,
+    /// How many threads carry packets.
+    pub workers: NonZeroU8,
+    /// Sockets and devices of the workers 1 and above.
+    pub others: Vec<Host>,
+    /// Why there is one worker although several were asked for.
+    pub one_worker: Option<String>,
+    pub(super) crew: Option<Crew>,
+}
+
+impl Parts {
+    /// Starts the workers 1 and above, if there are any, each with the event loop `drive`.
+    ///
+    /// # Errors
+    /// When the system has no thread, descriptor or randomness left.
+    pub fn hire(&mut self, drive: Drive) -> Result<(), Failure> {
+        let workers = super::core_plane::workers(self)?;
+        if !workers.is_empty() {
+            let (crew, links) = Crew::start(workers, core::mem::take(&mut self.others), drive)?;
+            self.crew = Some(crew);
+            self.host.links = links;
+        }
+        Ok(())
+    }
 }
 
 /// Gathers everything. What can be wrong with files is looked at before anything is made.
@@ -67,10 +92,20 @@ pub fn gather(settings: Settings) -> Result<Parts, Failure> {
         }
         groups.push(Group::new(RealmSlot(index as u8), member, file, remembered, dir));
     }
-    let sockets = bind(&settings, &state)?;
-    let mut host = Host { sockets, ..Host::default() };
-    let changes = devices(&settings, &files, &needs_device, &mut groups, &mut host)?;
-    Ok(Parts { settings, host, groups, files, state, changes })
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = settings.workers.count(cores);
+    let Bound { sockets, refused } = bind(&settings, &state, wanted)?;
+    let mut hosts: Vec<Host> = sockets.into_iter().map(|sockets| Host { sockets, ..Host::default() }).collect();
+    let (changes, lacking) = devices(&settings, &files, &needs_device, &mut groups, &mut hosts)?;
+    let why = refused.or(lacking);
+    if why.is_some() {
+        hosts.truncate(1);
+    }
+    let one_worker = why.map(|why| format!("one worker in place of {wanted}: {why}"));
+    let workers = if one_worker.is_some() { NonZeroU8::MIN } else { wanted };
+    let others = hosts.split_off(1);
+    let host = hosts.pop().expect("sockets of worker 0 are bound, or binding has failed");
+    Ok(Parts { settings, host, groups, files, state, changes, workers, others, one_worker, crew: None })
 }
 
 /// Whether the node has virtual addresses: as the group's file says, else all but pure infrastructure.
@@ -96,89 +131,20 @@ pub fn bootstrap(file: &GroupFile, group: &Group) -> Vec<SocketAddr> {
     all
 }
 
-/// Binds the sockets: to a port that was named, else to the kept one, else to a new one that is kept from now on.
-fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<UdpSocket>, Failure> {
-    let listen = settings.listen;
-    if listen.port() != 0 {
-        return bind_port(listen.ip(), listen.port())
-            .map_err(|error| Failure::failed(format!("cannot listen on UDP {listen}: {error}{}", hint(&error))));
-    }
-    let mut remembered = state.host().map_err(Failure::failed)?;
-    if let Some(port) = remembered.udp_port {
-        match bind_port(listen.ip(), port) {
-            Ok(sockets) => {
-                // The machine may have been adopted, or the format may be newer.
-                state.store_host(&remembered).map_err(Failure::failed)?;
-                return Ok(sockets);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                tracing::warn!(port, "the UDP port of the last start is taken by another program; a new one is drawn")
-            }
-            Err(error) => {
-                return Err(Failure::failed(format!("cannot listen on UDP port {port} of {}: {error}{}", listen.ip(), hint(&error))));
-            }
-        }
-    }
-    let mut last = None;
-    for _ in 0..PORT_DRAWS {
-        let mut bytes = [0; 2];
-        getrandom::fill(&mut bytes).map_err(|error| Failure::failed(format!("no randomness: {error}")))?;
-        let port = PORTS.start + u16::from_le_bytes(bytes) % (PORTS.end - PORTS.start);
-        match bind_port(listen.ip(), port) {
-            Ok(sockets) => {
-                remembered.udp_port = Some(port);
-                state.store_host(&remembered).map_err(Failure::failed)?;
-                return Ok(sockets);
-            }
-            Err(error) => last = Some(error),
-        }
-    }
-    let error = last.map(|error| format!("{error}{}", hint(&error))).unwrap_or_default();
-    Err(Failure::failed(format!("cannot listen on any UDP port of {}: {error}", listen.ip())))
-}
-
-/// One socket per address family: the unspecified IPv6 address stands for both. A host without one of the families does with the other.
-fn bind_port(ip: IpAddr, port: u16) -> std::io::Result<Vec<UdpSocket>> {
-    // Both have number 0: an endpoint's family says which of them it is for.
-    let socket = |ip: IpAddr| UdpSocket::bind(SocketAddr::new(ip, port), 0, UdpOptions::default());
-    if ip != IpAddr::from(Ipv6Addr::UNSPECIFIED) {
-        return Ok(vec![socket(ip)?]);
-    }
-    let mut sockets = Vec::new();
-    let mut missing = None;
-    for ip in [IpAddr::from(Ipv4Addr::UNSPECIFIED), ip] {
-        match socket(ip) {
-            Ok(socket) => sockets.push(socket),
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => return Err(error),
-            Err(error) => missing = Some(error),
-        }
-    }
-    match missing {
-        Some(error) if sockets.is_empty() => Err(error),
-        _ => Ok(sockets),
-    }
-}
-
-fn hint(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => " (another program, or another instance, uses it: name another port with --listen)",
-        std::io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
-        std::io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
-        _ => "",
-    }
-}
-
-/// Makes a TUN device for each group that needs one, after looking for networks that are in the way.
+/// Makes a TUN device for each group that needs one, after looking for networks that are in the way, with [`TUN_QUEUES`] for each of `hosts`. The second
+/// result says why a device has one queue only.
 fn devices(
     settings: &Settings,
     files: &[GroupFile],
     needed: &[bool],
     groups: &mut [Group],
-    host: &mut Host,
-) -> Result<Option<HostChanges>, Failure> {
+    hosts: &mut [Host],
+) -> Result<(Option<HostChanges>, Option<String>), Failure> {
     if !needed.contains(&true) {
-        return Ok(None);
+        return Ok((None, None));
     }
+    let queues = if settings.tun_backend == TunBackend::TunTap { 1 } else { (hosts.len() * TUN_QUEUES) as u8 };
+    let mut lacking = None;
     let journal = settings.state_dir.join("host-changes.json");
     let mut changes = HostChanges::begin(&journal).map_err(|error| {
         Failure::failed(format!("cannot undo what an earlier run left on this host (see {}): {error}", journal.display()))
@@ -195,20 +161,24 @@ fn devices(
             tracing::warn!(group = file.name, "{overlap}");
             group.concern(Concern::Overlap, Some(overlap));
         }
-        let config = TunConfig { name, backend: backend(settings.tun_backend), ..TunConfig::default() };
-        let mut queues = annulus_tun_bridge::open(&config).map_err(|error| {
+        let config = TunConfig { name, backend: backend(settings.tun_backend), queues, offload: settings.offload, ..TunConfig::default() };
+        let opened = annulus_tun_bridge::open(&config).map_err(|error| {
             let exit = if matches!(error, annulus_tun_bridge::OpenError::Unavailable(_)) { Exit::NotPossible } else { Exit::Failed };
             Failure::new(exit, error)
         })?;
-        let tun = queues.swap_remove(0);
-        changes
-            .configure(tun.name(), &config)
-            .map_err(|error| Failure::failed(format!("cannot set up the device {}: {error}", tun.name())))?;
-        tracing::info!(group = file.name, device = tun.name(), backend = tun.features().backend, "TUN device");
-        group.device = Some(tun.name().to_owned());
-        host.devices.push(Device { realm: RealmSlot(index as u8), tun });
+        let (name, backend) = (opened[0].name().to_owned(), opened[0].features().backend);
+        changes.configure(&name, &config).map_err(|error| Failure::failed(format!("cannot set up the device {name}: {error}")))?;
+        tracing::info!(group = file.name, device = name, backend, queues = opened.len(), "TUN device");
+        if opened.len() < hosts.len() {
+            lacking = Some(format!("the TUN device {name} has one queue only (backend {backend})"));
+        }
+        group.device = Some(name);
+        let workers = hosts.len();
+        for (number, tun) in opened.into_iter().enumerate() {
+            hosts[number % workers].devices.push(Device { realm: RealmSlot(index as u8), tun });
+        }
     }
-    Ok(Some(changes))
+    Ok((Some(changes), lacking))
 }
 
 fn device_name(settings: &Settings, file: &GroupFile, index: usize) -> String {
@@ -273,49 +243,4 @@ pub(super) fn candidates(sockets: &[UdpSocket], devices: &[Device]) -> Vec<Socke
         }
     }
     found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::settings::Flags;
-    use std::path::Path;
-
-    fn settings(dir: &Path, listen: &str) -> Settings {
-        let config = dir.join("annulus.toml");
-        std::fs::write(&config, "").unwrap();
-        Settings::new(&Flags {
-            config: Some(config),
-            state_dir: Some(dir.join("state")),
-            listen: Some(listen.parse().unwrap()),
-            ..Flags::default()
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn a_drawn_port_is_kept_and_replaced_only_when_it_is_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = settings(dir.path(), "127.0.0.1:0");
-        let state = StateDir::open(&settings.state_dir, false).unwrap();
-        let port = |sockets: &[UdpSocket]| sockets[0].local_address().port();
-        let first = bind(&settings, &state).unwrap();
-        let drawn = port(&first);
-        assert!(PORTS.contains(&drawn));
-        drop(first);
-        let held = bind(&settings, &state).unwrap();
-        assert_eq!(port(&held), drawn);
-        let other = bind(&settings, &state).unwrap();
-        assert_ne!(port(&other), drawn);
-        assert_eq!(state.host().unwrap().udp_port, Some(port(&other)));
-    }
-
-    #[test]
-    fn a_named_port_that_is_taken_is_an_error_with_advice() {
-        let dir = tempfile::tempdir().unwrap();
-        let free = bind_port(Ipv4Addr::LOCALHOST.into(), 0).unwrap();
-        let settings = settings(dir.path(), &free[0].local_address().to_string());
-        let state = StateDir::open(&settings.state_dir, false).unwrap();
-        assert!(bind(&settings, &state).unwrap_err().message.contains("--listen"));
-    }
 }

@@ -4,13 +4,15 @@ use crate::control::Request;
 use crate::control::client::{ClientError, ControlClient};
 use crate::group_file::GroupText;
 use crate::settings::Flags;
+use annulus_core::batch::Slot;
 use annulus_core::group::{Authority, Parameters, Profile};
 use annulus_core::id::NodeId;
 use annulus_core::io::{Event, Path, TimerKind};
-use annulus_core::pump::Driver;
+use annulus_core::pump::{Driver, Received};
 use annulus_core::rng::Rng;
 use annulus_core::shard::table::Prefix;
 use annulus_core::time::UnixTime;
+use annulus_core::worker::Report;
 use annulus_tun_bridge::mem::{self, MemHost};
 use std::net::UdpSocket as StdUdpSocket;
 use std::os::fd::AsFd;
@@ -61,6 +63,8 @@ impl Plane for Echoing {
         self.commands.push(command);
     }
 
+    fn report(&mut self, _: ShardId, _: RealmSlot, _: Report, _: Instant) {}
+
     fn settle(&mut self, driver: &mut impl Driver, _now: Instant) -> Option<(Instant, TimerKind)> {
         for event in self.events.drain(..) {
             driver.event(RealmSlot(0), event);
@@ -71,7 +75,8 @@ impl Plane for Echoing {
     fn view(&self, realm: RealmSlot, _now: Instant) -> Option<View> {
         let mut view = View::default();
         view.group.connected = true;
-        view.peers = vec![crate::status::PeerStatus::default()];
+        let path = crate::status::PathStatus { kind: "direct".into(), remote: Some(self.remote), active: true, ..Default::default() };
+        view.peers = vec![crate::status::PeerStatus { paths: vec![path], ..Default::default() }];
         (realm == RealmSlot(0)).then_some(view)
     }
 }
@@ -86,6 +91,32 @@ struct Daemon {
 }
 
 fn daemon(answers_leave: bool) -> Daemon {
+    daemon_with(answers_leave, &Flags::default(), poll_loop)
+}
+
+/// The simplest event loop: poll(2).
+fn poll_loop(driven: &mut dyn Driven) -> anyhow::Result<Exit> {
+    let sources = driven.sources()?;
+    loop {
+        let timeout = match driven.turn() {
+            Wait::Again => PollTimeout::ZERO,
+            Wait::Until(None) => PollTimeout::NONE,
+            Wait::Until(Some(timeout)) => PollTimeout::from(timeout.as_millis().clamp(1, 60_000) as u16),
+            Wait::Ended(exit) => return Ok(exit),
+        };
+        look(&sources, timeout, driven);
+    }
+}
+
+fn look(sources: &[(Token, OwnedFd)], timeout: PollTimeout, driven: &mut dyn Driven) {
+    let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+    let _ = poll(&mut fds, timeout);
+    for (_, (token, _)) in fds.iter().zip(sources).filter(|(fd, _)| fd.any() == Some(true)) {
+        driven.readable(*token);
+    }
+}
+
+fn daemon_with(answers_leave: bool, flags: &Flags, drive: Drive) -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     let now = clock::wall();
     let mut rng = Rng::new([1; 32]);
@@ -108,8 +139,9 @@ fn daemon(answers_leave: bool) -> Daemon {
     write("annulus.toml", "listen = \"127.0.0.1:0\"\nstate_dir = \"state\"\ncontrol_socket = \"annulus.sock\"\n");
     write("groups.d/lab.toml", &toml::to_string(&text).unwrap());
     write("groups.d/node.key", &keys.to_pem());
-    let settings = Settings::new(&Flags { config: Some(dir.path().join("annulus.toml")), ..Flags::default() }).unwrap();
+    let settings = Settings::new(&Flags { config: Some(dir.path().join("annulus.toml")), ..flags.clone() }).unwrap();
     let mut parts = gather(settings).unwrap();
+    parts.hire(drive).unwrap();
     // In place of a device of the kernel, which takes a privilege.
     let (tun, host) = mem::pair("mem", 1400).unwrap();
     parts.host.devices.push(Device { realm: RealmSlot(0), tun: Box::new(tun) });
@@ -121,7 +153,6 @@ fn daemon(answers_leave: bool) -> Daemon {
 }
 
 impl Daemon {
-    /// The simplest event loop: poll(2).
     fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> Option<Exit> {
         let sources = self.engine.sources().unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -134,13 +165,7 @@ impl Daemon {
             if done(self) {
                 return None;
             }
-            let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
-            let _ = poll(&mut fds, PollTimeout::from(timeout));
-            let ready: Vec<Token> =
-                fds.iter().zip(&sources).filter(|(fd, _)| fd.any() == Some(true)).map(|(_, (token, _))| *token).collect();
-            for token in ready {
-                self.engine.readable(token);
-            }
+            look(&sources, PollTimeout::from(timeout), &mut self.engine);
         }
         panic!("not done after 20 s");
     }
@@ -280,4 +305,51 @@ fn an_address_event_without_a_device_changes_nothing() {
     daemon.engine.plane.events.push(Event::Addresses { addresses: vec![network], hosts: vec!["10.200.0.1".parse().unwrap()] });
     daemon.engine.turn();
     assert!(daemon.engine.groups[0].addresses.is_empty());
+}
+
+const TWO: Option<crate::settings::Workers> = Some(crate::settings::Workers::Count(std::num::NonZeroU8::new(2).unwrap()));
+
+#[test]
+fn a_daemon_with_two_workers_serves_and_ends_with_both_threads_done() {
+    let mut daemon = daemon_with(true, &Flags { workers: TWO, ..Flags::default() }, poll_loop);
+    assert_eq!(daemon.ask(Request::Status { group: None }).unwrap()["workers"], 2);
+    let path = daemon.socket.clone();
+    let asking = std::thread::spawn(move || ControlClient::connect(&path)?.request(&Request::Stop {}, Duration::from_secs(10)));
+    assert_eq!(daemon.run_until(|_| false), Some(Exit::Done));
+    asking.join().unwrap().unwrap();
+    // The port is free again at once: nobody holds the worker's socket any more.
+    let port = daemon.engine.host.sockets[0].local_address();
+    daemon.engine.host.sockets.clear();
+    StdUdpSocket::bind(port).unwrap();
+}
+
+#[test]
+fn a_worker_that_fails_or_panics_ends_the_daemon() {
+    for drive in [|_: &mut dyn Driven| Err(anyhow::anyhow!("no more")), |_: &mut dyn Driven| panic!("on purpose")] {
+        let mut daemon = daemon_with(true, &Flags { workers: TWO, ..Flags::default() }, drive);
+        assert_eq!(daemon.run_until(|_| false), Some(Exit::Failed));
+    }
+}
+
+#[test]
+fn a_path_shows_what_its_socket_does_for_it() {
+    let path = |daemon: &mut Daemon| daemon.ask(Request::Status { group: None }).unwrap()["peers"][0]["paths"][0].clone();
+    let mut plain = daemon_with(true, &Flags { offload: Some(false), ..Flags::default() }, poll_loop);
+    assert_eq!((path(&mut plain)["gso"].as_bool(), path(&mut plain)["gro"].as_bool()), (Some(false), Some(false)));
+    let fallbacks = plain.ask(Request::Status { group: None }).unwrap()["fallbacks"].to_string();
+    assert!(fallbacks.contains("offload = false"), "{fallbacks}");
+
+    let mut daemon = daemon(true);
+    let socket = &daemon.engine.host.sockets[0];
+    if !socket.segments() || !socket.gro() {
+        eprintln!("SKIPPED: this kernel has no UDP_SEGMENT or UDP_GRO");
+        return;
+    }
+    assert_eq!((path(&mut daemon)["gso"].as_bool(), path(&mut daemon)["gro"].as_bool()), (Some(true), Some(true)));
+    // Without checksums the kernel refuses to segment.
+    sys::set_option(daemon.engine.host.sockets[0].as_fd(), nix::libc::SOL_SOCKET, nix::libc::SO_NO_CHECK, 1).unwrap();
+    let slots = [0, 100].map(|start| Slot { start, len: 100, ..Slot::default() });
+    let to = annulus_core::io::Endpoint::Udp { socket: 0, remote: daemon.remote.local_addr().unwrap() };
+    daemon.engine.host.transmit(to, &[7; 200], &slots);
+    assert_eq!((path(&mut daemon)["gso"].as_bool(), path(&mut daemon)["gro"].as_bool()), (Some(false), Some(true)));
 }

@@ -1,14 +1,18 @@
 //! Answers to the control socket, and the report for the log.
 
+use std::net::SocketAddr;
+
 use annulus_core::io::RealmSlot;
 use annulus_core::time::Instant;
+use annulus_tun_bridge::netlink::Netlink;
 use serde::Serialize;
 
+use super::host::Losses;
 use super::requests::About;
 use super::{CONTROL_REQUESTS, Engine, Plane};
 use crate::control::server::Ticket;
 use crate::control::{ControlError, ErrorCode, Request};
-use crate::status::{HostEntry, HostsAnswer, Status};
+use crate::status::{HostEntry, HostsAnswer, PeerStatus, Status};
 
 impl<P: Plane> Engine<P> {
     /// Answers what was asked, a bounded number at a time; says whether there may be more.
@@ -90,6 +94,9 @@ impl<P: Plane> Engine<P> {
             pid: std::process::id(),
             uptime_s: now.saturating_since(self.started).as_secs(),
             listen: self.host.sockets.iter().map(|socket| socket.local_address()).collect(),
+            workers: self.host.links.len() as u8 + 1,
+            tun_backend: self.host.devices.first().map(|device| device.tun.features().backend.to_owned()),
+            fallbacks: self.fallbacks(),
             ..Status::default()
         };
         for group in self.groups.iter().filter(|group| realms.contains(&group.realm)) {
@@ -97,10 +104,10 @@ impl<P: Plane> Engine<P> {
             view.group.name.clone_from(&group.name);
             view.group.device.clone_from(&group.device);
             view.group.warnings.extend(group.concerns.values().cloned());
-            let dropped = self.host.dropped.get(usize::from(group.realm.0)).copied().unwrap_or(0);
-            if dropped > 0 {
-                *view.group.drops.entry("driver".to_owned()).or_default() += dropped;
+            for (place, count) in self.losses(group.realm).into_iter().filter(|(_, count)| *count > 0) {
+                *view.group.drops.entry(place.to_owned()).or_default() += count;
             }
+            self.fill_in_offload(&mut view.peers);
             for peer in &mut view.peers {
                 peer.group.clone_from(&group.name);
             }
@@ -108,6 +115,43 @@ impl<P: Plane> Engine<P> {
             status.peers.extend(view.peers);
         }
         status
+    }
+
+    /// What the daemon lost of a realm, by place: names as in `status`, and counts. What the sockets lost, which all realms share, stands with the first.
+    fn losses(&self, realm: RealmSlot) -> [(&'static str, u64); 5] {
+        let place = usize::from(realm.0);
+        let own = self.host.tally();
+        let tallies = || self.crew.iter().flat_map(|crew| &crew.tallies).chain([&own]);
+        let at = |counts: &[u64]| counts.get(place).copied().unwrap_or(0);
+        let shared = |count: fn(&Losses) -> u64| if place == 0 { tallies().map(|tally| count(&tally.losses)).sum() } else { 0 };
+        [
+            ("driver", tallies().map(|tally| at(&tally.dropped)).sum()),
+            ("udp_receive_queue", shared(|losses| losses.udp_receive_queue)),
+            ("udp_send", shared(|losses| losses.udp_send)),
+            ("tun_write", tallies().map(|tally| at(&tally.losses.tun_write)).sum()),
+            ("tun_queue", self.tun_queue_drops(realm)),
+        ]
+    }
+
+    /// Packets of the host for which the TUN device's queues had no room.
+    fn tun_queue_drops(&self, realm: RealmSlot) -> u64 {
+        let Some(device) = self.host.devices.iter().find(|device| device.realm == realm) else { return 0 };
+        // Without an answer the other places still say where it was.
+        Netlink::open().and_then(|mut netlink| netlink.link(device.tun.name())).ok().flatten().map_or(0, |link| link.tx_dropped)
+    }
+
+    /// What the sockets do for each path: a relayed one leaves by the direct path to its relay, a routed one packet by packet.
+    fn fill_in_offload(&self, peers: &mut [PeerStatus]) {
+        let direct = |peer: &PeerStatus| peer.paths.iter().find(|path| path.active && path.kind == "direct").and_then(|path| path.remote);
+        let relays: Vec<(String, SocketAddr)> = peers.iter().filter_map(|peer| Some((peer.node_id.clone(), direct(peer)?))).collect();
+        for path in peers.iter_mut().flat_map(|peer| &mut peer.paths) {
+            let relay = || relays.iter().find(|(node, _)| path.via.as_ref() == Some(node)).map(|(_, remote)| *remote);
+            let Some(remote) = path.remote.or_else(relay) else { continue };
+            let Some(socket) = self.host.socket_for(remote) else { continue };
+            let mut tallies = self.crew.iter().flat_map(|crew| &crew.tallies);
+            path.gso = socket.gso(remote) && !tallies.any(|tally| tally.unsegmented.contains(&remote));
+            path.gro = socket.gro();
+        }
     }
 
     /// Members whose names and addresses are known.

@@ -4,25 +4,25 @@ use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::task::Poll;
 
-use annulus_daemon::engine::{Engine, Plane, Token, Wait};
+use annulus_daemon::engine::{Driven, Token, Wait};
 use annulus_daemon::exit::Exit;
 use anyhow::Result;
 use async_io::Async;
 use async_std::future::timeout;
 use async_std::task::{block_on, yield_now};
 
-/// Waits for an engine until it has ended.
-pub(crate) fn drive<P: Plane>(engine: &mut Engine<P>) -> Result<Exit> {
-    block_on(serve(engine))
+/// Waits for a daemon or a worker until it has ended.
+pub(crate) fn drive(driven: &mut dyn Driven) -> Result<Exit> {
+    block_on(serve(driven))
 }
 
-async fn serve<P: Plane>(engine: &mut Engine<P>) -> Result<Exit> {
+async fn serve(driven: &mut dyn Driven) -> Result<Exit> {
     let mut watched: Vec<(Token, Async<OwnedFd>)> = Vec::new();
-    for (token, descriptor) in engine.sources()? {
+    for (token, descriptor) in driven.sources()? {
         watched.push((token, Async::new(descriptor)?));
     }
     loop {
-        let wait = engine.turn();
+        let wait = driven.turn();
         // Whatever is readable; nothing is an answer too when there is no time to wait.
         let look = |may_wait: bool| {
             let watched = &watched;
@@ -48,7 +48,7 @@ async fn serve<P: Plane>(engine: &mut Engine<P>) -> Result<Exit> {
             Wait::Until(Some(limit)) => timeout(limit, look(true)).await.unwrap_or_else(|_| Ok(Vec::new()))?,
         };
         for token in readable {
-            engine.readable(token);
+            driven.readable(token);
         }
     }
 }

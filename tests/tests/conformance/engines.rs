@@ -1,33 +1,33 @@
 //! Nodes on real sockets in namespaces, each with an engine and an event loop on a thread of its own, and a TUN device in memory.
 
+use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, sleep};
 use std::time::Duration;
 
 use annulus_core::batch::Slot;
 use annulus_core::events::{Command, Event};
-use annulus_core::io::{Endpoint, RealmSlot, TimerKind};
+use annulus_core::io::{Endpoint, RealmSlot, ShardId, TimerKind};
 use annulus_core::pump::{Driver as PumpDriver, Received};
 use annulus_core::time::Instant;
+use annulus_core::worker::{Parcel, Report};
 use annulus_daemon::control::Request;
 use annulus_daemon::control::client::ControlClient;
-use annulus_daemon::engine::{CorePlane, Device, Engine, Plane, View, gather};
+use annulus_daemon::engine::{CorePlane, Device, Drive, Engine, Plane, View, gather};
 use annulus_daemon::exit::Exit;
-use annulus_daemon::settings::{Flags, Settings};
+use annulus_daemon::settings::{Flags, Settings, Workers};
 use annulus_daemon::signals::Signals;
 use annulus_tests::cluster::{Cluster, Node, Outside, Runtime};
 use annulus_tests::ring::{Driver, NAMES, Seen};
 use annulus_tun_bridge::mem::{MemHost, MemTun, pair};
 use anyhow::{Context, Result, anyhow, ensure};
 
-/// An event loop.
-pub(crate) type Loop = fn(&mut Engine<Recorded>) -> Result<Exit>;
-
 /// All nodes.
 pub(crate) struct Engines {
     nodes: Vec<Running>,
     cluster: Cluster,
-    drive: Loop,
+    drive: Drive,
+    workers: Workers,
 }
 
 struct Running {
@@ -51,27 +51,31 @@ impl Record {
 
 impl Engines {
     /// Three hosts on an internet; nothing runs yet.
-    pub(crate) fn new(drive: Loop) -> Result<Self> {
+    pub(crate) fn new(drive: Drive, workers: NonZeroU8) -> Result<Self> {
         let mut cluster = Cluster::new("/nonexistent")?;
         let nodes = NAMES.iter().map(|name| {
             let node = cluster.prepare(name, Runtime::Mio, 1500, Outside::Both)?;
             Ok(Running { node, seen: Record::default(), device: None, thread: None })
         });
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
-        Ok(Self { nodes, cluster, drive })
+        Ok(Self { nodes, cluster, drive, workers: Workers::Count(workers) })
     }
 }
 
 /// Builds an engine as a daemon would, but for the TUN device, and runs it.
-fn serve(flags: &Flags, tun: MemTun, record: Record, drive: Loop) -> Result<Exit> {
+fn serve(flags: &Flags, tun: MemTun, record: Record, drive: Drive) -> Result<Exit> {
     let settings = Settings::new(flags)?;
     let signals = Signals::block()?;
     let mut parts = gather(settings)?;
+    for other in &mut parts.others {
+        other.devices = vec![Device { realm: RealmSlot(0), tun: Box::new(tun.further_queue()?) }];
+    }
     parts.host.devices = vec![Device { realm: RealmSlot(0), tun: Box::new(tun) }];
     if let Some(changes) = parts.changes.take() {
         changes.undo()?;
     }
     let plane = Recorded { plane: CorePlane::new(&parts)?, record };
+    parts.hire(drive)?;
     let mut engine = Engine::new(parts, plane, signals, "test")?;
     drive(&mut engine)
 }
@@ -81,7 +85,7 @@ impl Driver for Engines {
         let drive = self.drive;
         let running = &mut self.nodes[node];
         let (tun, device) = pair(NAMES[node], 1400)?;
-        let flags = Flags { config: Some(running.node.home.join("annulus.toml")), ..Flags::default() };
+        let flags = Flags { config: Some(running.node.home.join("annulus.toml")), workers: Some(self.workers), ..Flags::default() };
         let record = running.seen.clone();
         // A thread that the host's thread starts is in the host's namespace.
         let thread = running
@@ -184,6 +188,10 @@ impl<D: PumpDriver> PumpDriver for Tee<'_, D> {
         self.record.lock().push(event.clone());
         self.driver.event(realm, event);
     }
+
+    fn publish(&mut self, worker: ShardId, realm: RealmSlot, parcel: Parcel) -> Result<(), Parcel> {
+        self.driver.publish(worker, realm, parcel)
+    }
 }
 
 impl Plane for Recorded {
@@ -197,6 +205,10 @@ impl Plane for Recorded {
 
     fn command(&mut self, realm: RealmSlot, command: Command, now: Instant) {
         self.plane.command(realm, command, now);
+    }
+
+    fn report(&mut self, worker: ShardId, realm: RealmSlot, report: Report, now: Instant) {
+        self.plane.report(worker, realm, report, now);
     }
 
     fn settle(&mut self, driver: &mut impl PumpDriver, now: Instant) -> Option<(Instant, TimerKind)> {

@@ -4,17 +4,23 @@ mod async_std_loop;
 mod engines;
 mod simulated;
 
+use std::num::NonZeroU8;
+
+use annulus_daemon::engine::Drive;
 use annulus_lab::{Test, run_tests};
 use annulus_tests::ring;
 use anyhow::{Context, Result, ensure};
 
-use engines::{Engines, Loop};
+use engines::Engines;
 
 const TESTS: &[Test] = &[
     ("the_simulation_runs_the_scenario_alike_for_each_seed", simulation),
-    ("mio_does_what_the_simulation_does", || agrees(annulus_runtime_mio::drive)),
-    ("tokio_does_what_the_simulation_does", || agrees(annulus_runtime_tokio::drive)),
-    ("async_std_does_what_the_simulation_does", || agrees(async_std_loop::drive)),
+    ("mio_does_what_the_simulation_does", || agrees(annulus_runtime_mio::drive, 1)),
+    ("tokio_does_what_the_simulation_does", || agrees(annulus_runtime_tokio::drive, 1)),
+    ("async_std_does_what_the_simulation_does", || agrees(async_std_loop::drive, 1)),
+    ("mio_with_two_workers_does_what_the_simulation_does", || agrees(annulus_runtime_mio::drive, 2)),
+    ("tokio_with_two_workers_does_what_the_simulation_does", || agrees(annulus_runtime_tokio::drive, 2)),
+    ("async_std_with_three_workers_does_what_the_simulation_does", || agrees(async_std_loop::drive, 3)),
     ("a_clock_that_is_set_back_and_forward_changes_nothing_for_valid_members", simulated::clock_steps),
 ];
 
@@ -34,8 +40,8 @@ fn simulation() -> Result<()> {
     Ok(())
 }
 
-fn agrees(drive: Loop) -> Result<()> {
-    let real = ring::run(&mut Engines::new(drive)?)?;
+fn agrees(drive: Drive, workers: u8) -> Result<()> {
+    let real = ring::run(&mut Engines::new(drive, NonZeroU8::new(workers).context("a daemon has a worker")?)?)?;
     same("this driver", &real, &in_simulation(1)?)
 }
 

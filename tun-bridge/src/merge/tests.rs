@@ -143,6 +143,27 @@ fn interleaved_flows_are_merged_each_for_itself() {
 }
 
 #[test]
+fn a_packet_that_is_alone_of_its_flow_is_written_before_streams() {
+    let mut echo = packet(V4, 0, 9, ACK, &[1; 56]);
+    echo[9] = 1;
+    let lone = packet(Flow { port: 1003, ..V4 }, 7, 3, ACK | PSH, &[3; 100]);
+    let (stream, mut short) = (stream(V4, 20, 1000), stream(Flow { port: 1001, ..V4 }, 2, 100));
+    short[1] = packet(Flow { port: 1001, ..V4 }, 500, 1, ACK, &[1; 100]);
+    let packets = [&stream[..], &short, &[lone.clone(), echo.clone()]].concat();
+    let (again, writes) = round_trip(&packets, ALL);
+    assert!(again == [&[lone, echo][..], &stream, &short].concat(), "two packets of a flow stay where they were, merged or not");
+    assert_eq!(writes, 5);
+}
+
+#[test]
+fn nothing_is_written_before_a_fragment_that_came_first() {
+    let mut fragment = packet(Flow { tcp: false, ..V4 }, 0, 0, 0, &[1; 500]);
+    fragment[6] = 0x20;
+    let packets = [&stream(V4, 5, 1000)[..], &[fragment], &[packet(Flow { port: 1001, ..V4 }, 0, 1, ACK, &[1; 100])]].concat();
+    assert!(round_trip(&packets, ALL).0 == packets);
+}
+
+#[test]
 fn a_run_ends_at_64_kilobytes_and_at_64_packets() {
     assert_eq!(writes(&stream(V4, 60, 1340)), 2);
     assert_eq!(writes(&stream(V4, 100, 100)), 2);

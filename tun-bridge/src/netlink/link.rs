@@ -26,6 +26,8 @@ pub struct Link {
     pub gso_max_size: u32,
     /// How IPv6 invents the link-local address (`IN6_ADDR_GEN_MODE_*`); `None` without IPv6.
     pub address_mode: Option<u8>,
+    /// Packets that the host wanted to send on it and that were dropped: for a TUN device those for which its queue had no room.
+    pub tx_dropped: u64,
     /// Whether it is switched on.
     pub up: bool,
     /// Whether it leads back to the host.
@@ -92,6 +94,7 @@ fn read(message: LinkMessage) -> Link {
             LinkAttribute::TxQueueLen(length) => link.txqlen = length,
             LinkAttribute::GsoMaxSize(size) => link.gso_max_size = size,
             LinkAttribute::AfSpecUnspec(families) => link.address_mode = families.iter().find_map(address_mode),
+            LinkAttribute::Stats64(stats) => link.tx_dropped = stats.tx_dropped,
             LinkAttribute::Address(address) => link.hardware_address = address,
             _ => {}
         }

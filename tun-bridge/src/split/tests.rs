@@ -197,6 +197,62 @@ fn splitting_can_stop_and_go_on_at_any_packet() {
 }
 
 #[test]
+fn a_routing_header_leaves_the_checksum_to_the_address_that_the_kernel_used() {
+    let flow = Flow { v6: true, tcp: true, port: 1, options: false };
+    let plain = packet(flow, 1, 1, ACK, &[7; 2000]);
+    // Segment routing in one hop more: the destination of the header is the hop, the sum was made with the last address.
+    let mut whole = plain[..40].to_vec();
+    let last: [u8; 16] = plain[24..40].try_into().unwrap();
+    whole[6] = 43;
+    whole[24..40].copy_from_slice(&[0xfd; 16]);
+    whole.extend([TCP, 2, 4, 1, 0, 0, 0, 0]);
+    whole.extend(last);
+    whole.extend(&plain[40..]);
+    let length = plain.len() - 40;
+    let partial = fold(pseudo_header(&plain, true, TCP, length));
+    whole[64 + 16..64 + 18].copy_from_slice(&partial.to_ne_bytes());
+    let header =
+        Header { flags: NEEDS_CHECKSUM, kind: GSO_TCP6, segment: 900, checksum_start: 64, checksum_offset: 16, ..Header::default() };
+    let packets = split_all(&header, &mut whole).unwrap();
+    assert_eq!(packets.len(), 3);
+    for packet in packets {
+        let mut received = plain[..40].to_vec();
+        received.extend(&packet[64..]);
+        assert_eq!(fold(sum(&received[40..], pseudo_header(&received, true, TCP, received.len() - 40))), u16::MAX);
+    }
+    assert_eq!(split_all(&Header { checksum_offset: 6, ..header }, &mut whole), Err(Malformed), "no field of TCP");
+}
+
+#[test]
+fn super_packets_in_tunnels_of_the_kernel_are_refused() {
+    let flow = Flow { v6: false, tcp: false, port: 1, options: false };
+    let mut whole = packet(flow, 1, 1, 0, &[7; 3000]);
+    let good = super_header(flow, &mut whole, 1000, true);
+    // VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 and _IPV6: nobody asked for them.
+    for tunnel in [0x20, 0x40, 0x60] {
+        assert_eq!(split_all(&Header { kind: good.kind | tunnel, ..good }, &mut whole.clone()), Err(Malformed));
+    }
+}
+
+#[test]
+fn options_and_extension_headers_are_in_every_segment() {
+    let flow = Flow { v6: false, tcp: false, port: 1, options: false };
+    let mut whole = packet(flow, 1, 0xffff, 0, &[7; 2500]);
+    whole.splice(20..20, [1, 1, 1, 0]);
+    whole[0] = 0x46;
+    let header = Header { checksum_start: 24, ..super_header(flow, &mut whole.clone(), 1000, true) };
+    let partial = fold(pseudo_header(&whole, false, UDP, whole.len() - 24));
+    whole[30..32].copy_from_slice(&partial.to_ne_bytes());
+    let packets = split_all(&header, &mut whole).unwrap();
+    assert_eq!(packets.iter().map(|packet| packet[4..6].to_vec()).collect::<Vec<_>>(), [[0xff, 0xff], [0, 0], [0, 1]]);
+    for packet in packets {
+        assert_eq!(packet[20..24], [1, 1, 1, 0]);
+        assert_eq!(fold(sum(&packet[..24], 0)), u16::MAX);
+        verify(&packet);
+    }
+}
+
+#[test]
 fn contradicting_headers_are_refused() {
     let flow = Flow { v6: false, tcp: true, port: 1, options: false };
     let mut whole = packet(flow, 1, 1, ACK, &[7; 3000]);

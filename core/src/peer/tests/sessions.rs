@@ -69,7 +69,7 @@ fn rekeys_for_a_day_leave_one_session() {
 fn a_peer_that_was_killed_and_came_back_is_reached_on_its_new_session() {
     let mut world = World::linked(1, &[direct()]);
     world.run(SEC(60));
-    world.nodes[B] = Peers::new(Rng::new([7; 32]), HIGH);
+    world.nodes[B] = Peers::new(Rng::new([7; 32]), HIGH, TUNNEL_MTU);
     world.run(SEC(1));
     world.session_up(2, B, None, 0);
     assert_eq!(world.in_use(A), Some(2));
@@ -83,7 +83,7 @@ fn a_session_that_the_other_end_has_lost_is_left_for_the_one_that_answers() {
     // B is killed and comes back within the time in which two sessions count as crossing: by the rule A would stay on its own, dead one.
     let mut world = World::linked(1, &[direct()]);
     world.run(SEC(4));
-    world.nodes[B] = Peers::new(Rng::new([7; 32]), HIGH);
+    world.nodes[B] = Peers::new(Rng::new([7; 32]), HIGH, TUNNEL_MTU);
     world.session_up(2, B, None, 0);
     assert_eq!(world.in_use(A), Some(1));
     for _ in 0..60 {
@@ -222,7 +222,7 @@ fn a_session_with_ourselves_is_closed_at_once() {
 
 #[test]
 fn numbers_of_peers_rest_before_they_are_used_again() {
-    let mut peers = Peers::new(Rng::new([1; 32]), LOW);
+    let mut peers = Peers::new(Rng::new([1; 32]), LOW, TUNNEL_MTU);
     let mut now = Instant::from_secs(1);
     let up = |peers: &mut Peers, number: u32, now| {
         peers.session_up(NodeId([number as u8 + 10; 20]), SessionId(number), path(number), PathKind::Direct, true, None, now).unwrap()
@@ -239,7 +239,7 @@ fn numbers_of_peers_rest_before_they_are_used_again() {
 
 #[test]
 fn the_table_of_peers_is_bounded() {
-    let mut peers = Peers::new(Rng::new([1; 32]), LOW);
+    let mut peers = Peers::new(Rng::new([1; 32]), LOW, TUNNEL_MTU);
     for number in 0..slab::MAX_PEERS as u32 + 10 {
         let mut node = [2; 20];
         node[..4].copy_from_slice(&number.to_be_bytes());

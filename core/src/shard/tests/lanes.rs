@@ -190,7 +190,7 @@ fn run(workers: u8, seed: u8) -> Vec<Vec<u8>> {
                 assert_eq!(usize::from(header.lane % workers), shard, "another shard's lane");
                 assert!(nonces.insert((header.receiver, header.lane, header.counter)), "nonce used twice: {header:?}");
                 let right = owner(&datagram, NonZeroU8::new(workers).expect("it has workers")).expect("it is a data packet");
-                assert_eq!(b.open_with(right.0.into(), from, Ecn(0), &datagram, now).0.verdict, Verdict::Deliver);
+                assert_eq!(b.open_with(right.0.into(), from, TrafficClass(0), &datagram, now).0.verdict, Verdict::Deliver);
                 opened += 1;
                 datagrams.push(datagram);
             }

@@ -15,9 +15,9 @@ use etherparse::PacketBuilder;
 use super::session::Session;
 use super::table::*;
 use super::*;
-use crate::batch::{Batch, HEADROOM, Slot, TAILROOM};
+use crate::batch::{Batch, HEADROOM, OVERLAP, Slot, TAILROOM};
 use crate::crypto::Cipher;
-use crate::io::{Ecn, Punt};
+use crate::io::{Ecn, Punt, TrafficClass};
 use crate::wire::packet::SealedHeader;
 
 /// Where packets of tests lie in their buffers.
@@ -81,12 +81,12 @@ impl Host {
 
     /// Opens `datagram` in shard 0.
     fn open(&mut self, from: Path, datagram: &[u8], now: Instant) -> (Slot, Vec<u8>) {
-        self.open_with(0, from, Ecn(0), datagram, now)
+        self.open_with(0, from, TrafficClass(0), datagram, now)
     }
 
-    fn open_with(&mut self, shard: usize, from: Path, ecn: Ecn, datagram: &[u8], now: Instant) -> (Slot, Vec<u8>) {
+    fn open_with(&mut self, shard: usize, from: Path, class: TrafficClass, datagram: &[u8], now: Instant) -> (Slot, Vec<u8>) {
         let mut buf = datagram.to_vec();
-        let mut slots = [Slot { start: 0, len: datagram.len() as u16, from, ecn, verdict: Verdict::Pending }];
+        let mut slots = [Slot { start: 0, len: datagram.len() as u16, from, class, verdict: Verdict::Pending }];
         self.shards[shard].open(&mut Batch { buf: &mut buf, slots: &mut slots }, now);
         (slots[0], buf[slots[0].range()].to_vec())
     }

@@ -125,25 +125,41 @@ fn other_datagrams_are_for_the_control_plane_or_dropped_in_silence() {
 }
 
 #[test]
+fn only_an_authentic_packet_gives_a_lane_its_window() {
+    let (mut a, mut b) = pair();
+    let datagram = a.sent(&a_to_b(1), ms(1)).1;
+    let windows = |b: &mut Host| b.session(0, 16).receiver.windows.iter().flatten().count();
+    for lane in 0..LANES {
+        let mut forged = datagram.clone();
+        forged[0] ^= lane;
+        forged[20] ^= 1;
+        assert_eq!(dropped(&mut b, &forged), DropReason::Forged);
+    }
+    assert_eq!(windows(&mut b), 0);
+    assert_eq!(b.open(path(1), &datagram, ms(1)).0.verdict, Verdict::Deliver);
+    assert_eq!(windows(&mut b), 1);
+}
+
+#[test]
 fn the_wrong_shard_passes_a_datagram_on_untouched() {
     let (mut a, mut b) = pair_of(3);
     let datagram = a.sent(&a_to_b(1), ms(1)).1;
     let right = usize::from(owner(&datagram, NonZeroU8::new(3).expect("it is 3")).expect("it is a data packet").0);
     assert_eq!(right, usize::from(SESSION) % 3);
     for shard in 0..3 {
-        let (slot, bytes) = b.open_with(shard, path(1), Ecn(0), &datagram, ms(1));
+        let (slot, bytes) = b.open_with(shard, path(1), TrafficClass(0), &datagram, ms(1));
         if shard == right {
             assert_eq!(slot.verdict, Verdict::Deliver);
         } else {
             assert_eq!((slot.verdict, &bytes), (Verdict::Punt(Punt::WrongShard), &datagram));
-            assert!(b.session(shard, 16).receiver.windows.is_empty());
+            assert!(b.session(shard, 16).receiver.windows.iter().all(Option::is_none));
         }
     }
     // An index that nobody has is dropped by any shard, not handed round.
     let mut unknown = datagram;
     unknown[3] = 200;
     for shard in 0..3 {
-        assert_eq!(b.open_with(shard, path(1), Ecn(0), &unknown, ms(1)).0.verdict, Verdict::Drop(DropReason::UnknownIndex));
+        assert_eq!(b.open_with(shard, path(1), TrafficClass(0), &unknown, ms(1)).0.verdict, Verdict::Drop(DropReason::UnknownIndex));
     }
     assert_eq!(owner(&[0xa0, 0, 0, 1], NonZeroU8::MIN), None);
     assert_eq!(owner(&[0xb0, 0, 0], NonZeroU8::MIN), None);
@@ -155,7 +171,7 @@ fn congestion_marks_reach_the_inside_and_its_checksum_stays_right() {
     let mut marked = a_to_b(1);
     set_ecn(&mut marked, Ecn(2));
     let datagram = a.sent(&marked, ms(1)).1;
-    let (slot, packet) = b.open_with(0, path(1), ECN_CE, &datagram, ms(1));
+    let (slot, packet) = b.open_with(0, path(1), TrafficClass(0b11), &datagram, ms(1));
     assert_eq!(slot.verdict, Verdict::Deliver);
     set_ecn(&mut marked, ECN_CE);
     assert_eq!(packet, marked);
@@ -163,7 +179,7 @@ fn congestion_marks_reach_the_inside_and_its_checksum_stays_right() {
     assert_eq!(header.header_checksum, header.calc_header_checksum());
     // Who understands no mark is told by a loss.
     let datagram = a.sent(&a_to_b(1), ms(1)).1;
-    assert_eq!(b.open_with(0, path(1), ECN_CE, &datagram, ms(1)).0.verdict, Verdict::Drop(DropReason::Congested));
+    assert_eq!(b.open_with(0, path(1), TrafficClass(0b11), &datagram, ms(1)).0.verdict, Verdict::Drop(DropReason::Congested));
 }
 
 #[test]

@@ -17,8 +17,8 @@ fn relayed(host: &mut Host, from: Path, datagram: &[u8]) -> (Verdict, Vec<u8>) {
 #[test]
 fn a_datagram_leaves_with_the_next_index_and_one_hop_less() {
     let mut host = relay(Some(0x0a_bcde), 1_000);
-    let (slot, bytes) = host.open_with(0, path(1), Ecn(3), &RELAYED, ms(1));
-    assert_eq!((slot.verdict, slot.ecn), (Verdict::Transmit(path(2)), Ecn(3)));
+    let (slot, bytes) = host.open_with(0, path(1), TrafficClass(0xbb), &RELAYED, ms(1));
+    assert_eq!((slot.verdict, slot.class), (Verdict::Transmit(path(2)), TrafficClass(0xbb)));
     assert_eq!(bytes, [0xc4, 0x0a, 0xbc, 0xde, 0xb3, 1, 2, 3]);
     assert_eq!(host.shards[0].stats().relayed, 1);
     assert_eq!(host.events(), [], "nothing in it moves a path");
@@ -98,6 +98,6 @@ fn circuits_belong_to_one_shard_and_are_bounded() {
     }
     assert_eq!(host.shards[0].circuits.len(), MAX_CIRCUITS);
     assert_eq!(host.shards[0].stats().drops(DropReason::QueueFull), 5);
-    assert_eq!(host.open_with(0, path(1), Ecn(0), &RELAYED, ms(1)).0.verdict, Verdict::Transmit(path(2)));
-    assert_eq!(host.open_with(1, path(1), Ecn(0), &RELAYED, ms(1)).0.verdict, Verdict::Punt(Punt::WrongShard));
+    assert_eq!(host.open_with(0, path(1), TrafficClass(0), &RELAYED, ms(1)).0.verdict, Verdict::Transmit(path(2)));
+    assert_eq!(host.open_with(1, path(1), TrafficClass(0), &RELAYED, ms(1)).0.verdict, Verdict::Punt(Punt::WrongShard));
 }

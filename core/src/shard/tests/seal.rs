@@ -66,6 +66,91 @@ fn a_packet_larger_than_its_way_is_punted_and_a_way_without_path_drops() {
     assert_eq!(verdict(&mut a, &packet), Verdict::Drop(DropReason::NoPath));
 }
 
+/// An IPv4 packet from A to B of `len` bytes.
+fn sized(len: usize, dont_fragment: bool) -> Vec<u8> {
+    let mut packet = udp(A.parse().expect("an address"), B.parse().expect("an address"), 1, &vec![0; len - 28]);
+    packet[6] = if dont_fragment { 0x40 } else { 0 };
+    packet
+}
+
+fn sized_v6(len: usize) -> Vec<u8> {
+    udp("fd00::1".parse().expect("an address"), "fd00::2".parse().expect("an address"), 1, &vec![0; len - 48])
+}
+
+#[test]
+fn what_a_small_way_does_not_carry_whole_is_told_of_or_goes_in_parts() {
+    let (mut a, _) = pair();
+    a.apply(TableUpdate::Route { prefix: Prefix::host("fd00::2".parse().expect("an address")), peer: PeerId(7) }, ms(0));
+    let small = Way { whole: 1228, mtu: 1228, ..way(path(1)) };
+    a.apply(TableUpdate::SetPath { session: SessionId(16), way: small, at_once: true }, ms(0));
+    for (packet, expected) in [
+        (sized(1228, true), Verdict::Transmit(path(1))),
+        (sized(1229, true), Verdict::Punt(Punt::TooBig)),
+        (sized(1229, false), Verdict::Punt(Punt::Routed)),
+        (sized(1400, false), Verdict::Punt(Punt::Routed)),
+        (sized(1401, false), Verdict::Punt(Punt::TooBig)),
+        (sized_v6(1228), Verdict::Transmit(path(1))),
+        (sized_v6(1280), Verdict::Punt(Punt::Routed)),
+        (sized_v6(1281), Verdict::Punt(Punt::TooBig)),
+    ] {
+        assert_eq!(verdict(&mut a, &packet), expected, "version {}, {} bytes", packet[0] >> 4, packet.len());
+    }
+    let wide = Way { whole: 1348, mtu: 1348, ..way(path(1)) };
+    a.apply(TableUpdate::SetPath { session: SessionId(16), way: wide, at_once: true }, ms(0));
+    assert_eq!(verdict(&mut a, &sized_v6(1348)), Verdict::Transmit(path(1)));
+    assert_eq!(verdict(&mut a, &sized_v6(1349)), Verdict::Punt(Punt::TooBig));
+    let unsettled = Way { whole: 1228, ..way(path(1)) };
+    a.apply(TableUpdate::SetPath { session: SessionId(16), way: unsettled, at_once: true }, ms(0));
+    for packet in [sized(1400, true), sized(1229, true), sized_v6(1400)] {
+        assert_eq!(verdict(&mut a, &packet), Verdict::Punt(Punt::Routed), "{} bytes while it is searched for", packet.len());
+    }
+    assert_eq!(verdict(&mut a, &sized(1401, true)), Verdict::Punt(Punt::TooBig));
+}
+
+/// A SYN of a TCP connection from one address to another that announces segments of 1,460 bytes.
+fn syn(from: &str, to: &str) -> Vec<u8> {
+    let address = |text: &str| match text.parse().expect("an address") {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(_) => panic!("IPv4"),
+    };
+    let mut out = Vec::new();
+    let builder = PacketBuilder::ipv4(address(from), address(to), 64).tcp(1, 2, 3, 4).syn();
+    builder.options_raw(&[2, 4, 0x05, 0xb4]).expect("fits").write(&mut out, &[]).expect("writes to memory");
+    out
+}
+
+fn mss_of(packet: &[u8]) -> u16 {
+    u16::from_be_bytes([packet[42], packet[43]])
+}
+
+#[test]
+fn new_tcp_connections_keep_to_a_small_way_from_both_of_its_ends() {
+    let (mut a, mut b) = pair();
+    let (there, back) = (syn(A, B), syn(B, A));
+    let carry = |from: &mut Host, to: &mut Host, packet: &[u8]| {
+        let (_, datagram) = from.sent(packet, ms(1));
+        let (slot, packet) = to.open(path(1), &datagram, ms(1));
+        assert_eq!(slot.verdict, Verdict::Deliver);
+        packet
+    };
+    assert_eq!(carry(&mut a, &mut b, &there), there, "a way that carries everything changes nothing");
+    let small = Way { whole: 1228, ..way(path(1)) };
+    a.apply(TableUpdate::SetPath { session: SessionId(16), way: small, at_once: true }, ms(0));
+    assert_eq!(mss_of(&carry(&mut a, &mut b, &there)), 1188, "what the other end sends");
+    assert_eq!(mss_of(&carry(&mut b, &mut a, &back)), 1188, "what this end sends");
+}
+
+#[test]
+fn a_shard_that_keeps_the_dscp_to_itself_shows_the_congestion_marks_only() {
+    for (mask, outer) in [(u8::MAX, 0xba), (ECN_ONLY, 0x02)] {
+        let (mut a, _) = pair();
+        a.shards[0].settings.class_mask = mask;
+        let mut packet = a_to_b(1);
+        packet[1] = 0xba;
+        assert_eq!(a.seal(&packet, ms(1)).0.class, TrafficClass(outer));
+    }
+}
+
 #[test]
 fn what_is_no_ip_packet_or_has_no_room_is_dropped() {
     let (mut a, _) = pair();
@@ -85,7 +170,7 @@ fn what_is_no_ip_packet_or_has_no_room_is_dropped() {
 }
 
 #[test]
-fn only_pending_slots_are_touched_and_the_outer_ecn_is_the_inner_one() {
+fn only_pending_slots_are_touched_and_the_outer_class_is_the_inner_one() {
     let (mut a, _) = pair();
     let mut packet = a_to_b(1);
     crate::wire::ip::set_ecn(&mut packet, Ecn(2));
@@ -101,8 +186,39 @@ fn only_pending_slots_are_touched_and_the_outer_ecn_is_the_inner_one() {
     let untouched = slots[0];
     a.shards[0].seal(&mut Batch { buf: &mut buf, slots: &mut slots }, ms(1));
     assert_eq!(slots[0], untouched);
-    assert_eq!((slots[1].verdict, slots[1].ecn), (Verdict::Transmit(path(1)), Ecn(2)));
+    assert_eq!((slots[1].verdict, slots[1].class), (Verdict::Transmit(path(1)), TrafficClass(0x02)));
     assert_eq!(a.shards[0].stats().sealed, 1);
+}
+
+#[test]
+fn packets_that_share_the_place_of_the_relay_header_are_moved_apart_only_when_they_get_one() {
+    for (relayed, spare) in [(false, 0), (true, 4), (true, 3)] {
+        let (mut a, mut b) = pair();
+        if relayed {
+            let circuit = Way { circuit: Some((7, 3)), ..way(path(5)) };
+            a.apply(TableUpdate::SetPath { session: SessionId(16), way: circuit, at_once: true }, ms(0));
+        }
+        let packets: Vec<_> = (0..5).map(|n| a_to_b(1_000 + n)).collect();
+        let stride = packets[0].len() + HEADROOM - OVERLAP + TAILROOM;
+        let mut buf = vec![0; HEADROOM - OVERLAP + 5 * stride + OVERLAP * (spare - usize::from(relayed))];
+        let mut slots = [Slot::default(); 5];
+        for (n, (slot, packet)) in slots.iter_mut().zip(&packets).enumerate() {
+            *slot = Slot { start: (n * stride + HEADROOM) as u32, len: packet.len() as u16, ..Default::default() };
+            buf[slot.range()].copy_from_slice(packet);
+        }
+        a.shards[0].seal(&mut Batch { buf: &mut buf, slots: &mut slots }, ms(1));
+        for (n, slot) in slots.iter().enumerate() {
+            if spare == 3 && n == 1 {
+                // Four would have to move. After this one, whose place is free now, room for three is enough.
+                assert_eq!(slot.verdict, Verdict::Drop(DropReason::Malformed));
+                continue;
+            }
+            let header = if relayed { OVERLAP } else { 0 };
+            assert_eq!(slot.verdict, Verdict::Transmit(path(if relayed { 5 } else { 1 })));
+            assert_eq!(b.open(path(1), &buf[slot.range()][header..], ms(1)).1, packets[n], "packet {n}");
+        }
+        assert!(relayed || slots.windows(2).all(|two| two[0].range().end == two[1].range().start));
+    }
 }
 
 #[test]
@@ -150,7 +266,7 @@ fn a_session_is_promoted_only_for_its_own_peer() {
 
 #[test]
 fn sessions_beyond_the_bound_are_refused_and_those_that_run_are_kept() {
-    // A shard that the sessions do not belong to: no windows, less memory.
+    // A shard that the sessions do not belong to.
     let (mut a, _) = pair_of(2);
     a.shards.remove(0);
     let install = |n: u32| {
