@@ -1,5 +1,6 @@
 //! Control payloads with right forms and any contents.
 
+use annulus_sim::core::config::GeometryKind;
 use annulus_sim::core::id::NodeId;
 use annulus_sim::core::io::Candidates;
 use annulus_sim::core::time::UnixTime;
@@ -38,6 +39,8 @@ pub(crate) fn status(ids: &[NodeId], input: &mut Input<'_>) -> Vec<u8> {
         number,
         joined: how & 1 == 1,
         leaving: how & 0xf2 == 0xf2,
+        // Mostly that of the node that hears it: another one ends the link.
+        geometry: if how & 0xf0 == 0xa0 { GeometryKind::Chord } else { GeometryKind::Symphony },
         roles: input.u8(),
         candidates: candidates(input, 4),
         predecessors: entries(ids, input, 4),
