@@ -100,6 +100,29 @@ pub fn attach_reuseport_program(fd: BorrowedFd<'_>, program: &[libc::sock_filter
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, ptr::from_ref(&program).cast(), size) }).map(drop)
 }
 
+/// Gives back the memory of this program's code that was needed so far; what is still needed is mapped again as it runs, from the page cache. After the start
+/// of a daemon that is the larger part: reading certificates, configuration and netlink is not done again.
+///
+/// # Errors
+/// When the list of mappings cannot be read; then nothing is given back.
+pub fn release_code() -> io::Result<()> {
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some("r-xp"), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else { continue };
+        let Some((Ok(start), Ok(end))) =
+            range.split_once('-').map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)))
+        else {
+            continue;
+        };
+        if path.starts_with('/') && start < end {
+            // SAFETY: the mapping is backed by a file, executable and not writable. Nothing writes to such pages (there are no relocations in code), so
+            // dropping them changes no content: the next access maps the file's page again. The range is one that the kernel has just named.
+            check(unsafe { libc::madvise(ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_DONTNEED) })?;
+        }
+    }
+    Ok(())
+}
+
 /// The descriptor of a device of the `tun-tap` crate, which offers it as a number only.
 pub(crate) fn borrow_iface(iface: &tun_tap::Iface) -> BorrowedFd<'_> {
     // SAFETY: the interface owns an open file for as long as it lives, and so for as long as it is borrowed here.
@@ -407,4 +430,14 @@ pub fn checksum_copy(to: &mut [u8], from: &[u8], initial: u64) -> u64 {
         return unsafe { crate::checksum::copy_avx2(to, from, initial) };
     }
     crate::checksum::copy_portable(to, from, initial)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_program_whose_code_was_given_back_runs_on() {
+        super::release_code().unwrap();
+        assert_eq!(super::checksum_sum(&[1; 300], 0), crate::checksum::sum_portable(&[1; 300], 0));
+        super::release_code().unwrap();
+    }
 }

@@ -75,6 +75,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long the host's addresses must be quiet before they are announced: interfaces come with several notices.
 const SETTLE_ADDRESSES: Duration = Duration::from_millis(500);
 
+/// How long a start may take, ring and addresses included. What code it needed is given back in between and afterwards.
+const STARTING: Duration = Duration::from_secs(16);
+
 /// How often the clocks are compared while something else goes on anyway.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
@@ -130,6 +133,8 @@ pub struct Engine<P> {
     due: Option<Instant>,
     next_wall: Instant,
     next_clock: Instant,
+    /// When memory of code that served the start is given back next.
+    next_release: Option<Instant>,
     next_names: Instant,
     next_addresses: Option<Instant>,
     // Held, not read: the lock goes with it.
@@ -176,6 +181,7 @@ impl<P: Plane> Engine<P> {
             due: Some(now),
             next_wall: now,
             next_clock: now + CLOCK_CHECK,
+            next_release: Some(now + STARTING / 8),
             next_names: now,
             next_addresses: Some(now),
             _state: state,
@@ -223,7 +229,7 @@ impl<P: Plane> Engine<P> {
             Stage::Leaving { until } => Some(until),
             Stage::Running | Stage::Ended(_) => None,
         };
-        let others = [self.due, leaving, self.next_addresses, self.requests.deadline(), self.supervision.deadline()];
+        let others = [self.due, leaving, self.next_addresses, self.next_release, self.requests.deadline(), self.supervision.deadline()];
         for deadline in others.into_iter().flatten().chain(self.groups.iter().filter_map(Group::deadline)) {
             next = next.min(deadline);
         }

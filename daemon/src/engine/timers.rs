@@ -2,9 +2,10 @@
 
 use annulus_core::io::Command;
 use annulus_core::time::{Instant, UnixTime};
+use annulus_tun_bridge::sys;
 
 use super::groups::Concern;
-use super::{CLOCK_CHECK, Engine, Plane, start};
+use super::{CLOCK_CHECK, Engine, Plane, STARTING, start};
 use crate::clock::{self, WALL_INTERVAL};
 use crate::resolver::LOOK_UP_INTERVAL;
 
@@ -12,6 +13,13 @@ impl<P: Plane> Engine<P> {
     pub(super) fn timers(&mut self, now: Instant) {
         if now >= self.next_clock {
             self.check_clock(now);
+        }
+        if self.next_release.is_some_and(|due| now >= due) {
+            if let Err(error) = sys::release_code() {
+                tracing::debug!(%error, "cannot give back memory");
+            }
+            let age = now.saturating_since(self.started);
+            self.next_release = (age < STARTING).then(|| now + age);
         }
         if now >= self.next_wall {
             self.tell_time(now);
