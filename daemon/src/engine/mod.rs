@@ -181,7 +181,7 @@ impl<P: Plane> Engine<P> {
             due: Some(now),
             next_wall: now,
             next_clock: now + CLOCK_CHECK,
-            next_release: Some(now + STARTING / 8),
+            next_release: Some(now + STARTING / 64),
             next_names: now,
             next_addresses: Some(now),
             _state: state,
