@@ -1,6 +1,6 @@
 //! What crosses between the control plane and the other workers.
 //!
-//! A [`Path`](crate::io::Path) means something in one table only, and each worker has a table of its own. So what crosses names each path by what it
+//! A [`Path`] means something in one table only, and each worker has a table of its own. So what crosses names each path by what it
 //! stands for.
 
 use smallvec::SmallVec;
